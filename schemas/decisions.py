@@ -1,0 +1,151 @@
+"""What goes out: the decision record of topic `decisions`, key = profile id.
+
+The hot path builds this record as a plain dict; this model is the contract that the record is
+tested against and the JSON Schema that consumers read. Consumers ignore unknown fields; reason
+codes are an open set; read with `isolation.level=read_committed`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION: Final = 1
+
+FallbackReason = Literal[
+    "consent_refused",
+    "consent_unknown",
+    "no_eligible_candidate",
+    "holdout",
+    "not_personalised",
+    "not_eligible",
+]
+
+
+class _Out(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Trigger(_Out):
+    """What caused the decision."""
+
+    event_id: str
+    type: str
+
+
+class Reason(_Out):
+    """Why an item was chosen: a code for machines, a sentence for people."""
+
+    code: str
+    text: str
+
+
+class Item(_Out):
+    """One chosen content."""
+
+    content_id: str
+    rank: Annotated[int, Field(ge=1)]
+    score: float | None = Field(description="Expected reward by the model; null without a model.")
+    propensity: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="P(this content at this rank | the ranks above, context, candidates)."
+    )
+    reasons: list[Reason]
+
+
+class Experiment(_Out):
+    """Which arm of which experiment the profile was in."""
+
+    id: str
+    variant: str
+
+
+class Decision(_Out):
+    """The next best content for one profile, at one moment, in one placement."""
+
+    decision_id: str = Field(description="Stable: the same trigger gives the same id.")
+    profile_id: str
+    placement: str
+    decided_at: AwareDatetime = Field(description="Event time, not wall time.")
+    expires_at: AwareDatetime
+    trigger: Trigger
+    items: list[Item]
+    candidates: Annotated[int, Field(ge=0)]
+    rejections: dict[str, int] = Field(description="Candidates refused, by reason.")
+    segments: list[str]
+    experiment: Experiment | None
+    explored: bool = Field(description="Some item was not the greedy choice at its rank.")
+    learnable: bool = Field(description="False where the choice was not the model's (fallback).")
+    fallback: str | None = Field(description="Null, or why the default was shown.")
+    slate_propensity: Annotated[float, Field(gt=0, le=1)]
+    model_version: str | None = Field(
+        description="The parameter set used; `prior` where none was published yet; null without one."
+    )
+    policy_digest: str
+    catalogue_version: str
+    level: Annotated[int, Field(ge=0, le=5)]
+    schema_version: int = SCHEMA_VERSION
+
+
+class SegmentChange(_Out):
+    """A profile entered or left a segment (topic `segment-changes`)."""
+
+    change_id: str
+    profile_id: str
+    segment: str
+    direction: Literal["entered", "left"]
+    changed_at: AwareDatetime
+    cause: str = Field(description="The event id, or `timer` where time itself made the change.")
+    policy_digest: str
+    schema_version: int = SCHEMA_VERSION
+
+
+class OutcomeItem(_Out):
+    """What became of one item of a decision."""
+
+    content_id: str
+    rank: Annotated[int, Field(ge=1)]
+    propensity: Annotated[float, Field(gt=0, le=1)]
+    shown: bool
+    rewards: dict[str, float] = Field(description="Value by reward kind; absent: none came.")
+
+
+class Outcome(_Out):
+    """The books of one decision, written once, when its attribution window closes."""
+
+    decision_id: str
+    profile_id: str
+    placement: str
+    decided_at: AwareDatetime
+    closed_at: AwareDatetime
+    learnable: bool
+    variant: str | None
+    slate_propensity: Annotated[float, Field(gt=0, le=1)]
+    items: list[OutcomeItem]
+    reward: float = Field(description="The sum over items and kinds.")
+    schema_version: int = SCHEMA_VERSION
+
+
+class Late(_Out):
+    """An event that came after the watermark had passed it (topic `late`)."""
+
+    event_id: str
+    profile_id: str
+    type: str
+    occurred_at: AwareDatetime
+    watermark: AwareDatetime
+    schema_version: int = SCHEMA_VERSION
+
+
+def out_schema(model: type[_Out]) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of an output record; `additionalProperties` is left open.
+
+    Consumers must ignore fields they do not know, so the published schema allows them although
+    the flow itself never writes one.
+    """
+    schema = model.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema.pop("additionalProperties", None)
+    for definition in schema.get("$defs", {}).values():
+        definition.pop("additionalProperties", None)
+    return schema

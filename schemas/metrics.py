@@ -1,0 +1,178 @@
+"""Every metric's name, type, meaning and labels: the one place where a metric is declared.
+
+Names are members of a `Literal` per type, so a misspelt name is a type error; on the wire each
+carries the prefix `nextbest_`. A label never holds anything about a person, nor a content id: the
+number of series is bounded by the policy, the topics and the closed sets named here.
+`docs/operations.md` lists them all and a test fails when it does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+PREFIX: Final = "nextbest_"
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+CounterName = Literal[
+    "events_read_total",
+    "events_total",
+    "dead_letters_total",
+    "unknown_fields_total",
+    "decisions_total",
+    "adopted_decisions_total",
+    "impressions_total",
+    "rewards_total",
+    "reward_value_total",
+    "outcomes_unattributed_total",
+    "segment_changes_total",
+    "examples_learned_total",
+    "parameters_published_total",
+    "redis_writes_total",
+    "redis_errors_total",
+]
+GaugeName = Literal[
+    "parameters_age_seconds",
+    "parameters_confirmed_age_seconds",
+    "kafka_consumer_lag_records",
+    "watermark_lag_seconds",
+    "source_idle_seconds",
+    "last_snapshot_timestamp_seconds",
+    "start_timestamp_seconds",
+    "state_profiles",
+    "state_bytes",
+    "redis_backlog",
+    "build_info",
+]
+HistogramName = Literal[
+    "decide_seconds",
+    "end_to_end_latency_seconds",
+    "snapshot_duration_seconds",
+]
+MetricName = CounterName | GaugeName | HistogramName
+
+Arm = Literal["personalised", "holdout"]
+EventOutcome = Literal["used", "suppressed", "duplicate", "late", "dead_letter"]
+RedisError = Literal[
+    "connection", "auth", "response", "wrong_type", "stale_parameters", "damaged_parameters"
+]
+"""connection: unreachable or too slow; auth: refused the login; response: any other refusal."""
+RedisResult = Literal["written", "same", "stale", "dropped"]
+"""same: this version was there already; stale: a newer one was; dropped: the backlog was full."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric: `name` without the prefix; `buckets` are upper bounds in the metric's unit."""
+
+    name: MetricName
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        """The name that a scrape and a query show."""
+        return PREFIX + self.name
+
+
+def _counter(name: CounterName, text: str, *labels: str) -> Metric:
+    return Metric(name=name, kind="counter", help=text, labels=labels)
+
+
+def _gauge(name: GaugeName, text: str, *labels: str) -> Metric:
+    return Metric(name=name, kind="gauge", help=text, labels=labels)
+
+
+def _histogram(name: HistogramName, text: str, *buckets: float) -> Metric:
+    return Metric(name=name, kind="histogram", help=text, buckets=buckets)
+
+
+_ALL: Final = (
+    _counter("events_read_total", "Records read from the source.", "topic", "partition"),
+    _counter(
+        "events_total",
+        "Events by what became of them; the outcomes sum to the events read.",
+        "outcome",
+    ),
+    _counter("dead_letters_total", "Records refused, by stage and reason.", "stage", "code"),
+    _counter("unknown_fields_total", "Event fields that the contract does not know (kept)."),
+    _counter(
+        "decisions_total",
+        "Decisions made; fallback is none or the reason, explored is true or false.",
+        "placement",
+        "fallback",
+        "explored",
+        "arm",
+    ),
+    _counter(
+        "adopted_decisions_total", "Recorded decisions taken over after a resume, not made again."
+    ),
+    _counter("impressions_total", "Shown items, as attributed.", "placement", "arm"),
+    _counter("rewards_total", "Rewards attributed to a decision.", "placement", "kind", "arm"),
+    _counter(
+        "reward_value_total",
+        "Size of the rewards attributed; sign is gain or loss, since a counter only grows.",
+        "placement",
+        "kind",
+        "arm",
+        "sign",
+    ),
+    _counter("outcomes_unattributed_total", "Outcomes that match no open decision."),
+    _counter(
+        "segment_changes_total",
+        "Profiles that entered or left a segment.",
+        "segment",
+        "direction",
+    ),
+    _counter(
+        "examples_learned_total",
+        "Examples learned; label is positive or negative.",
+        "model",
+        "label",
+    ),
+    _counter("parameters_published_total", "Parameter sets published.", "model"),
+    _counter(
+        "redis_writes_total",
+        "Serving writes by result: written, same, stale or dropped.",
+        "result",
+    ),
+    _counter("redis_errors_total", "Refused or failed Redis operations, by reason.", "reason"),
+    _gauge("parameters_age_seconds", "Time since the parameter set in use arrived.", "model"),
+    _gauge(
+        "parameters_confirmed_age_seconds",
+        "Time since Redis last confirmed that the parameter sets in use are the newest.",
+    ),
+    _gauge(
+        "kafka_consumer_lag_records", "Records not yet read of a partition.", "topic", "partition"
+    ),
+    _gauge("watermark_lag_seconds", "Clock minus the lowest watermark of this process."),
+    _gauge("source_idle_seconds", "Time since the source last brought a record."),
+    _gauge("last_snapshot_timestamp_seconds", "When the last snapshot was completed (Unix time)."),
+    _gauge("start_timestamp_seconds", "When this process started (Unix time)."),
+    _gauge("state_profiles", "Profiles held in state by this process."),
+    _gauge("state_bytes", "Encoded size of the state held by this process."),
+    _gauge("redis_backlog", "Serving writes waiting for Redis."),
+    _gauge("build_info", "Always 1; what is running.", "version", "policy", "policy_digest"),
+    _histogram(
+        "decide_seconds",
+        "Time in DECIDE per event, one observation per activation.",
+        *(0.000_005, 0.000_01, 0.000_02, 0.000_04, 0.000_08, 0.000_16),
+        *(0.000_32, 0.000_64, 0.001_25, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1),
+    ),
+    _histogram(
+        "end_to_end_latency_seconds",
+        "From the broker's append time of the trigger to the acknowledgement of the decision.",
+        *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60),
+    ),
+    _histogram(
+        "snapshot_duration_seconds",
+        "How long a snapshot held up the flow.",
+        *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    ),
+)
+
+METRICS: Final[dict[MetricName, Metric]] = {metric.name: metric for metric in _ALL}
+"""Every metric by its name without the prefix."""
