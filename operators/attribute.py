@@ -1,0 +1,204 @@
+"""Which decision led to this outcome, what is it worth, and what can be learned from it?
+
+State: the profile's pending decisions. An impression makes its items shown and gives each one
+negative example at once; a reward gives the positive one when it comes (fake negatives, so that
+learning never waits for a window to close). When the window closes the books are written; that
+gives no second example. Each reward kind counts once per item; what matches nothing is counted as
+unattributed and never invented.
+"""
+
+from __future__ import annotations
+
+from operators.arrival import Arrived
+from operators.ids import uniform
+from operators.outputs import Example, Outputs
+from operators.plan import CompiledPlacement, Plan
+from operators.profile import Pending, PendingItem, Profile
+from schemas.decisions import SCHEMA_VERSION
+from schemas.time import rfc3339
+
+_CAP_KEYS = 128
+
+
+def show(
+    profile: Profile,
+    pending: Pending,
+    items: list[PendingItem],
+    *,
+    at_ms: int,
+    plan: Plan,
+    may_learn: bool,
+    out: Outputs,
+) -> None:
+    """Book items as shown: for caps, for attribution, and as negative examples."""
+    placement = plan.placements.get(pending.placement)
+    fresh = [item for item in items if not item.shown_ms]
+    for item in fresh:
+        item.shown_ms = at_ms
+        _count_for_caps(profile, item.content_id, at_ms, plan, placement)
+    if not fresh:
+        return
+    out.facts["impressions", pending.placement, pending.variant or ""] += len(fresh)
+    if placement is None or not (pending.learnable and may_learn and placement.heads):
+        return
+    share = placement.policy.model.negatives
+    for item in fresh:
+        # By a hash of the decision, not by chance: the same log gives the same examples.
+        if share < 1.0 and uniform(f"{pending.decision_id}|{item.content_id}|negative") >= share:
+            continue
+        out.examples.append(
+            Example(pending.placement, item.content_id, pending.features, None, 1.0 / share, at_ms)
+        )
+
+
+def _count_for_caps(
+    profile: Profile, content_id: str, at_ms: int, plan: Plan, placement: CompiledPlacement | None
+) -> None:
+    caps = placement.policy.caps if placement else ()
+    keys = []
+    if content_id in plan.contents.caps or any(cap.per == "content" for cap in caps):
+        keys.append(f"c:{content_id}")
+    content = plan.contents.by_id.get(content_id)
+    if content is not None and any(cap.per == "tag" for cap in caps):
+        keys += [f"t:{tag}" for tag in content.tags if tag not in plan.policy.sensitive.tags]
+    if not keys:
+        return
+    windows = [cap.within for cap in caps] + [
+        cap.within for cap in plan.contents.caps.get(content_id, ())
+    ]
+    horizon = at_ms - max(windows)
+    for key in keys:
+        profile.shown[key] = [t for t in profile.shown.get(key, ()) if t > horizon] + [at_ms]
+    if len(profile.shown) > _CAP_KEYS:
+        for stalest in sorted(profile.shown, key=lambda k: (profile.shown[k][-1], k))[:-_CAP_KEYS]:
+            del profile.shown[stalest]
+
+
+def impression(
+    profile: Profile, event: Arrived, *, plan: Plan, may_learn: bool, out: Outputs
+) -> None:
+    """Match a reported impression with its decision; `contents` absent means all its items."""
+    pending = next((p for p in profile.pending if p.decision_id == event.decision_id), None)
+    if pending is None:
+        out.facts["impressions_unmatched",] += 1
+        return
+    named = event.contents or ((event.content_id,) if event.content_id else None)
+    items = [i for i in pending.items if named is None or i.content_id in named]
+    show(profile, pending, items, at_ms=event.occurred_ms, plan=plan, may_learn=may_learn, out=out)
+
+
+def reward(profile: Profile, event: Arrived, *, plan: Plan, may_learn: bool, out: Outputs) -> None:
+    """Attribute an event to the item that led to it, for every reward kind it stands for.
+
+    By `decision_id` where the event bears one, else to the last impression of that content whose
+    window is open.
+    """
+    kinds = [kind for name in event.names for kind in plan.rewards_of.get(name, ())]
+    for kind in dict.fromkeys(kinds):
+        found = _match(profile, event, kind, plan)
+        if found is None:
+            out.facts["unattributed", kind] += 1
+            continue
+        pending, item, placement = found
+        if kind in item.rewards:
+            out.facts["repeated", kind] += 1
+            continue
+        if not item.shown_ms:
+            # A reward proves the impression that was never reported.
+            show(
+                profile,
+                pending,
+                [item],
+                at_ms=pending.decided_ms,
+                plan=plan,
+                may_learn=may_learn,
+                out=out,
+            )
+        head = placement.heads.index(kind)
+        index = plan.contents.index.get(item.content_id)
+        value = (
+            float(placement.values[head, index])
+            if index is not None
+            else placement.rewards[head].value
+        )
+        item.rewards[kind] = value
+        arm = pending.variant or ""
+        out.facts["rewards", pending.placement, kind, arm] += 1
+        out.facts["reward_value", pending.placement, kind, arm] += value
+        if pending.learnable and may_learn and index is not None:
+            out.examples.append(
+                Example(
+                    pending.placement,
+                    item.content_id,
+                    pending.features,
+                    kind,
+                    1.0,
+                    event.occurred_ms,
+                )
+            )
+
+
+def _match(
+    profile: Profile, event: Arrived, kind: str, plan: Plan
+) -> tuple[Pending, PendingItem, CompiledPlacement] | None:
+    best: tuple[Pending, PendingItem, CompiledPlacement] | None = None
+    for pending in profile.pending:
+        placement = plan.placements.get(pending.placement)
+        if placement is None or kind not in placement.heads:
+            continue
+        within = plan.policy.rewards[kind].within
+        named = event.decision_id == pending.decision_id
+        for item in pending.items:
+            if event.content_id is None:
+                if not named or len(pending.items) > 1:
+                    continue
+            elif item.content_id != event.content_id:
+                continue
+            if not (named or item.shown_ms):
+                continue
+            since = item.shown_ms or pending.decided_ms
+            if not since <= event.occurred_ms <= since + within:
+                continue
+            if named:
+                return pending, item, placement
+            if best is None or since >= (best[1].shown_ms or best[0].decided_ms):
+                best = (pending, item, placement)
+    return best
+
+
+def close_windows(profile: Profile, until_ms: int, *, out: Outputs) -> None:
+    """Write the books of every pending decision whose window ends by an instant."""
+    if not any(pending.closes_ms <= until_ms for pending in profile.pending):
+        return
+    for pending in profile.pending:
+        if pending.closes_ms <= until_ms:
+            write_books(profile, pending, closed_ms=pending.closes_ms, out=out)
+    profile.pending = [p for p in profile.pending if p.closes_ms > until_ms]
+
+
+def write_books(profile: Profile, pending: Pending, *, closed_ms: int, out: Outputs) -> None:
+    """Emit the outcome of one decision."""
+    out.outcomes.append(
+        {
+            "decision_id": pending.decision_id,
+            "profile_id": profile.profile_id,
+            "placement": pending.placement,
+            "decided_at": rfc3339(pending.decided_ms),
+            "closed_at": rfc3339(closed_ms),
+            "learnable": pending.learnable,
+            "variant": pending.variant,
+            "slate_propensity": pending.slate_propensity,
+            "items": [
+                {
+                    "content_id": item.content_id,
+                    "rank": item.rank,
+                    "propensity": item.propensity,
+                    "shown": bool(item.shown_ms),
+                    "rewards": item.rewards,
+                }
+                for item in pending.items
+            ],
+            "reward": sum(sum(item.rewards.values()) for item in pending.items),
+            "schema_version": SCHEMA_VERSION,
+        }
+    )

@@ -1,0 +1,173 @@
+"""Which contents may be shown to this profile now, and why were the others refused?
+
+Eligibility (may it be shown at all: schedule, stock, conditions) and the profile's own limits
+(do-not-show, caps) narrow the candidates before anything is scored. Everything is an array over
+the catalogue; only what a profile itself holds (a few hidden contents, a few caps) is looped over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from operators.conditions import Context
+from operators.plan import CompiledPlacement, Contents, Flags
+from operators.profile import Profile
+from operators.score import Indices
+from schemas.catalogue import Cap
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Positions of the eligible contents, how many were considered, and refusals by reason."""
+
+    positions: Indices
+    considered: int
+    rejections: dict[str, int]
+
+
+class Eligibility:
+    """Narrows the candidates of one placement; remembers which contents are in season.
+
+    The schedule and stock of a catalogue change at known instants only, so their part is worked
+    out once per season (the span between two such instants) instead of once per decision.
+    """
+
+    def __init__(self, placement: CompiledPlacement, contents: Contents) -> None:
+        self._placement = placement
+        self._contents = contents
+        self._edges = np.unique(np.concatenate([contents.valid_from, contents.valid_until]))
+        self._least_cap = min(
+            [cap.max for cap in placement.policy.caps]
+            + [cap.max for own in contents.caps.values() for cap in own],
+            default=1,
+        )
+        self._season: tuple[int, int] | None = None
+        self._open = np.zeros(0, np.bool_)
+        self._pooled: tuple[Indices, dict[str, int]] = (np.zeros(0, np.intp), {})
+
+    def _in_season(self, now_ms: int) -> Flags:
+        season = self._season
+        if season is None or not season[0] <= now_ms < season[1]:
+            contents = self._contents
+            at = int(np.searchsorted(self._edges, now_ms, side="right"))
+            never = 1 << 62
+            self._season = (
+                int(self._edges[at - 1]) if at else -never,
+                int(self._edges[at]) if at < len(self._edges) else never,
+            )
+            scheduled = (contents.valid_from <= now_ms) & (now_ms < contents.valid_until)
+            self._open = scheduled & contents.in_stock
+            pool = self._placement.pool
+            refused = {
+                "not_scheduled": int((~scheduled[pool]).sum()),
+                "out_of_stock": int((scheduled & ~contents.in_stock)[pool].sum()),
+            }
+            self._pooled = (
+                pool[self._open[pool]],
+                {reason: n for reason, n in refused.items() if n},
+            )
+        return self._open
+
+    def narrow(
+        self,
+        profile: Profile,
+        now_ms: int,
+        context: Context,
+        *,
+        asked: Iterable[str] | None,
+    ) -> Candidates:
+        """The eligible candidates: of the pool, or of the contents asked for in the request."""
+        open_ = self._in_season(now_ms)
+        if asked is None:
+            positions, rejections = self._pooled
+            considered = len(self._placement.pool)
+        else:
+            positions, rejections, considered = self._of_request(asked, open_)
+        rejections = dict(rejections)
+
+        def keep(flags: Flags, reason: str) -> None:
+            nonlocal positions
+            kept = positions[flags[positions]]
+            if len(kept) < len(positions):
+                rejections[reason] = rejections.get(reason, 0) + len(positions) - len(kept)
+                positions = kept
+
+        for evaluate, bound in self._contents.conditions:
+            if not evaluate(profile, now_ms, context).holds:
+                keep(~bound, "not_eligible")
+        if profile.hidden:
+            keep(self._not_hidden(profile), "hidden")
+        if profile.shown:
+            keep(self._below_caps(profile, now_ms), "capped")
+        return Candidates(positions, considered, rejections)
+
+    def fallback(self, profile: Profile, now_ms: int, *, slots: int) -> list[str]:
+        """The default contents: the editorial ones first, then by priority, as far as open.
+
+        It asks nothing of the profile but what it has hidden, so it can be shown without consent.
+        """
+        open_ = self._in_season(now_ms)
+        for _, bound in self._contents.conditions:
+            open_ = open_ & ~bound
+        if profile.hidden:
+            open_ = open_ & self._not_hidden(profile)
+        found = (i for i in self._placement.order if open_[i])
+        return [self._contents.ids[i] for i in islice(found, slots)]
+
+    def _of_request(
+        self, asked: Iterable[str], open_: Flags
+    ) -> tuple[Indices, dict[str, int], int]:
+        wanted = list(dict.fromkeys(asked))
+        known = [i for c in wanted if (i := self._contents.index.get(c)) is not None]
+        rejections = (
+            {"unknown_content": len(wanted) - len(known)} if len(known) < len(wanted) else {}
+        )
+        positions = np.array(known, np.intp)
+        for flags, reason in ((self._placement.in_pool, "not_a_candidate"), (open_, "unavailable")):
+            kept = positions[flags[positions]]
+            if len(kept) < len(positions):
+                rejections[reason] = len(positions) - len(kept)
+            positions = kept
+        return positions, rejections, len(wanted)
+
+    def _not_hidden(self, profile: Profile) -> Flags:
+        shown = np.ones(len(self._contents.ids), np.bool_)
+        for key in profile.hidden:
+            kind, _, name = key.partition(":")
+            if kind == "c" and name in self._contents.index:
+                shown[self._contents.index[name]] = False
+            elif kind == "t" and name in self._contents.tagged:
+                shown &= ~self._contents.tagged[name]
+        return shown
+
+    def _below_caps(self, profile: Profile, now_ms: int) -> Flags:
+        contents = self._contents
+        below = np.ones(len(contents.ids), np.bool_)
+        caps = self._placement.policy.caps
+        for key, times in profile.shown.items():
+            if len(times) < self._least_cap:
+                continue
+            kind, _, name = key.partition(":")
+            if kind == "c" and name in contents.index:
+                own = contents.caps.get(name, ())
+                limits = [*own, *(cap for cap in caps if cap.per == "content")]
+                if reached(times, limits, now_ms):
+                    below[contents.index[name]] = False
+            elif kind == "t" and reached(times, [c for c in caps if c.per == "tag"], now_ms):
+                below &= ~contents.tagged.get(name, np.zeros_like(below))
+        return below
+
+
+def reached(times: list[int], caps: Iterable[Cap], now_ms: int) -> bool:
+    """Whether any cap is reached by impressions at these times.
+
+    >>> reached([1_000, 2_000], [Cap(max=2, within="1s")], 2_500)
+    False
+    >>> reached([1_600, 2_000], [Cap(max=2, within="1s")], 2_500)
+    True
+    """
+    return any(sum(now_ms - cap.within < t for t in times) >= cap.max for cap in caps)

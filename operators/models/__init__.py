@@ -1,0 +1,1 @@
+"""The online models that LEARN updates, one concept per file."""

@@ -1,0 +1,103 @@
+"""What is held of one profile, and how it is encoded.
+
+A profile is cold (bytes) or hot (a `Profile`). Bytes are a 16-byte head (its timer, its newest
+event time: what a sweep needs without decoding) and a msgpack array whose fields are only ever
+appended, each with a default, so that older bytes decode as they are. Anything else is a new
+`VERSION` of the shard's snapshot, with an upgrade (see `operators.shard`).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+
+import msgspec
+
+from schemas.events import Scalar
+
+_HEAD: Final = struct.Struct(">qq")
+FAR: Final = 1 << 62
+"""A deadline that never comes."""
+
+
+class PendingItem(msgspec.Struct, array_like=True):
+    """One item of a decision whose attribution window is open."""
+
+    content_id: str
+    rank: int
+    propensity: float
+    shown_ms: int = 0
+    rewards: dict[str, float] = msgspec.field(default_factory=dict)
+
+
+class Pending(msgspec.Struct, array_like=True):
+    """A decision whose attribution window is open: what was seen when it was made.
+
+    `features` holds the profile's feature cells (uint32, little-endian) as logged at the decision.
+    """
+
+    decision_id: str
+    placement: str
+    decided_ms: int
+    closes_ms: int
+    learnable: bool
+    variant: str | None
+    slate_propensity: float
+    features: bytes
+    items: list[PendingItem]
+
+
+class Profile(msgspec.Struct, array_like=True):
+    """Everything held of one profile.
+
+    `signals` maps a signal's slot to its state, `segments` a segment's name to when it was entered,
+    `consent` a purpose to [granted, as of], `hidden` `c:<content>` or `t:<tag>` to when, `shown`
+    the same keys to impression times (for caps), `last` a placement to its latest decision id and
+    contents. `deadlines` says per segment, in the plan's order, when its membership may next change
+    by time alone (0: never); `plan` tells the policy under which that holds.
+    """
+
+    profile_id: str
+    first_ms: int
+    now_ms: int
+    version: int = 0
+    plan: int = 0
+    deadlines: list[int] = msgspec.field(default_factory=list)
+    signals: dict[int, Any] = msgspec.field(default_factory=dict)
+    segments: dict[str, int] = msgspec.field(default_factory=dict)
+    attributes: dict[str, Scalar] = msgspec.field(default_factory=dict)
+    consent: dict[str, tuple[bool, int]] = msgspec.field(default_factory=dict)
+    hidden: dict[str, int] = msgspec.field(default_factory=dict)
+    shown: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    pending: list[Pending] = msgspec.field(default_factory=list)
+    last: dict[str, tuple[str, list[str]]] = msgspec.field(default_factory=dict)
+
+    def deadline(self) -> int:
+        """When time alone next does something to this profile."""
+        return min(
+            self.segment_deadline(), min((open_.closes_ms for open_ in self.pending), default=FAR)
+        )
+
+    def segment_deadline(self) -> int:
+        """When time alone may next change a membership."""
+        return min([due for due in self.deadlines if due], default=FAR)
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(Profile)
+
+
+def encode_profile(profile: Profile, *, due_ms: int) -> bytes:
+    """The bytes of a profile whose timer is set for `due_ms`."""
+    return _HEAD.pack(due_ms, profile.now_ms) + _ENCODER.encode(profile)
+
+
+def decode_profile(block: bytes) -> Profile:
+    """The profile of its bytes; raises msgspec.MsgspecError where they are damaged."""
+    return _DECODER.decode(memoryview(block)[_HEAD.size :])
+
+
+def head_of(block: bytes) -> tuple[int, int]:
+    """(when its timer is set for, newest event time) of an encoded profile, without decoding it."""
+    due, newest = _HEAD.unpack_from(block)
+    return int(due), int(newest)
