@@ -1,0 +1,117 @@
+"""How do the core's outputs look on the wire? Records for the sinks, grouped by partition.
+
+A sink item is a list of records for one partition: an item per record would cost the engine more
+than writing it.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import orjson
+
+from operators.outputs import Made, Outputs, Record
+from operators.parameters import ParameterSet
+from schemas.dead_letters import DeadLetter
+from schemas.records import OutRecord
+
+JSON: Final = (("content-type", b"application/json"),)
+Partition = Callable[[bytes], int]
+Parted = list[tuple[str, list[OutRecord]]]
+
+
+def part_key(partition: int) -> str:
+    """The engine's key of a sink partition: padded, because the engine sorts keys as text."""
+    return f"{partition:05d}"
+
+
+def parted(records: Iterable[OutRecord], partition_of: Partition) -> Parted:
+    """Records grouped by the partition of their key, in order within each."""
+    groups: dict[int, list[OutRecord]] = {}
+    for record in records:
+        groups.setdefault(partition_of(record.key), []).append(record)
+    return [(part_key(partition), group) for partition, group in groups.items()]
+
+
+def decision_record(made: Made) -> OutRecord:
+    """A decision for topic `decisions`."""
+    record = made.record
+    return OutRecord(
+        record["decision_id"],
+        record["profile_id"].encode(),
+        orjson.dumps(record),
+        JSON,
+        made.adopted,
+    )
+
+
+def _keyed(records: Iterable[Record], identity: Callable[[Record], str]) -> list[OutRecord]:
+    return [
+        OutRecord(identity(record), record["profile_id"].encode(), orjson.dumps(record), JSON)
+        for record in records
+    ]
+
+
+def decision_records(out: Outputs) -> list[OutRecord]:
+    """The decisions of an activation."""
+    return [decision_record(made) for made in out.decisions]
+
+
+def change_records(out: Outputs) -> list[OutRecord]:
+    """The segment changes of an activation."""
+    return _keyed(out.changes, lambda record: str(record["change_id"]))
+
+
+def outcome_records(out: Outputs) -> list[OutRecord]:
+    """The outcomes of an activation; each names its decision."""
+    return _keyed(out.outcomes, lambda record: str(record["decision_id"]))
+
+
+def late_records(out: Outputs) -> list[OutRecord]:
+    """The late events of an activation."""
+    return _keyed(out.late, lambda record: str(record["event_id"]))
+
+
+def dead_letter_record(letter: DeadLetter) -> OutRecord:
+    """A dead letter for Kafka: original key, value and headers; the error in headers.
+
+    `__dlq.errors.*` are the names of KIP-1191, `__errors.*` ours.
+    """
+    error = {
+        "__dlq.errors.topic": letter.source,
+        "__dlq.errors.partition": str(letter.partition),
+        "__dlq.errors.offset": str(letter.offset),
+        "__dlq.errors.message": letter.message,
+        "__errors.stage": letter.stage,
+        "__errors.code": letter.code,
+    }
+    return OutRecord(
+        letter.dead_letter_id,
+        letter.key or b"",
+        letter.value,
+        (*letter.headers, *((name, text.encode()) for name, text in error.items())),
+    )
+
+
+def dead_letter_line(letter: DeadLetter) -> OutRecord:
+    """A dead letter as one JSON object, for a file; the bytes are in base64."""
+    line: dict[str, Any] = {
+        "dead_letter_id": letter.dead_letter_id,
+        "source": letter.source,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "stage": letter.stage,
+        "code": letter.code,
+        "message": letter.message,
+        "key_base64": None if letter.key is None else base64.b64encode(letter.key).decode(),
+        "value_base64": None if letter.value is None else base64.b64encode(letter.value).decode(),
+        "headers": [[name, base64.b64encode(value).decode()] for name, value in letter.headers],
+    }
+    return OutRecord(letter.dead_letter_id, b"", orjson.dumps(line))
+
+
+def parameter_record(parameters: ParameterSet) -> OutRecord:
+    """A parameter set for the archive, topic `parameters`, key = model."""
+    return OutRecord(parameters.version, parameters.model.encode(), parameters.encoded)

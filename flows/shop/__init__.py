@@ -1,0 +1,1 @@
+"""The policy of the simulated shop, as package data."""
