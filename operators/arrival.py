@@ -44,4 +44,5 @@ class Arrived(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """The names under which a policy may count it: a feedback's kind is a name of its own."""
-        return (self.type, self.feedback) if self.feedback else (self.type,)
+        kind = self.feedback
+        return (self.type, kind) if kind and kind != self.type else (self.type,)

@@ -9,6 +9,8 @@ unattributed and never invented.
 
 from __future__ import annotations
 
+from bisect import insort
+
 from operators.arrival import Arrived
 from operators.ids import uniform
 from operators.outputs import Example, Outputs
@@ -35,7 +37,7 @@ def show(
     fresh = [item for item in items if not item.shown_ms]
     for item in fresh:
         item.shown_ms = at_ms
-        _count_for_caps(profile, item.content_id, at_ms, plan, placement)
+        _count_for_caps(profile, item.content_id, at_ms, plan)
     if not fresh:
         return
     out.facts["impressions", pending.placement, pending.variant or ""] += len(fresh)
@@ -51,24 +53,20 @@ def show(
         )
 
 
-def _count_for_caps(
-    profile: Profile, content_id: str, at_ms: int, plan: Plan, placement: CompiledPlacement | None
-) -> None:
-    caps = placement.policy.caps if placement else ()
-    keys = []
-    if content_id in plan.contents.caps or any(cap.per == "content" for cap in caps):
-        keys.append(f"c:{content_id}")
+def _count_for_caps(profile: Profile, content_id: str, at_ms: int, plan: Plan) -> None:
+    capping = plan.capping
     content = plan.contents.by_id.get(content_id)
-    if content is not None and any(cap.per == "tag" for cap in caps):
+    own = plan.contents.caps.get(content_id, ())
+    keys = [f"c:{content_id}"] if capping.per_content or own else []
+    if capping.per_tag and content is not None:
         keys += [f"t:{tag}" for tag in content.tags if tag not in plan.policy.sensitive.tags]
     if not keys:
         return
-    windows = [cap.within for cap in caps] + [
-        cap.within for cap in plan.contents.caps.get(content_id, ())
-    ]
-    horizon = at_ms - max(windows)
+    horizon = at_ms - max([capping.longest_ms, *(cap.within for cap in own)])
     for key in keys:
-        profile.shown[key] = [t for t in profile.shown.get(key, ()) if t > horizon] + [at_ms]
+        times = [t for t in profile.shown.get(key, ()) if t > horizon]
+        insort(times, at_ms)
+        profile.shown[key] = times
     if len(profile.shown) > _CAP_KEYS:
         for stalest in sorted(profile.shown, key=lambda k: (profile.shown[k][-1], k))[:-_CAP_KEYS]:
             del profile.shown[stalest]
@@ -82,7 +80,9 @@ def impression(
     if pending is None:
         out.facts["impressions_unmatched",] += 1
         return
-    named = event.contents or ((event.content_id,) if event.content_id else None)
+    named = event.contents
+    if named is None and event.content_id:
+        named = (event.content_id,)
     items = [i for i in pending.items if named is None or i.content_id in named]
     show(profile, pending, items, at_ms=event.occurred_ms, plan=plan, may_learn=may_learn, out=out)
 
@@ -148,6 +148,8 @@ def _match(
             continue
         within = plan.policy.rewards[kind].within
         named = event.decision_id == pending.decision_id
+        if not named and event.decision_id is not None:
+            continue
         for item in pending.items:
             if event.content_id is None:
                 if not named or len(pending.items) > 1:
@@ -157,7 +159,9 @@ def _match(
             if not (named or item.shown_ms):
                 continue
             since = item.shown_ms or pending.decided_ms
-            if not since <= event.occurred_ms <= since + within:
+            # A beacon may be dated after the click (an item counts as seen after a second).
+            first = pending.decided_ms if named else since
+            if not first <= event.occurred_ms <= since + within:
                 continue
             if named:
                 return pending, item, placement
@@ -198,7 +202,7 @@ def write_books(profile: Profile, pending: Pending, *, closed_ms: int, out: Outp
                 }
                 for item in pending.items
             ],
-            "reward": sum(sum(item.rewards.values()) for item in pending.items),
+            "reward": sum((sum(item.rewards.values()) for item in pending.items), 0.0),
             "schema_version": SCHEMA_VERSION,
         }
     )

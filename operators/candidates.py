@@ -40,6 +40,8 @@ class Eligibility:
         self._placement = placement
         self._contents = contents
         self._edges = np.unique(np.concatenate([contents.valid_from, contents.valid_until]))
+        self._content_caps = tuple(cap for cap in placement.policy.caps if cap.per == "content")
+        self._tag_caps = tuple(cap for cap in placement.policy.caps if cap.per == "tag")
         self._least_cap = min(
             [cap.max for cap in placement.policy.caps]
             + [cap.max for own in contents.caps.values() for cap in own],
@@ -105,17 +107,28 @@ class Eligibility:
             keep(self._below_caps(profile, now_ms), "capped")
         return Candidates(positions, considered, rejections)
 
-    def fallback(self, profile: Profile, now_ms: int, *, slots: int) -> list[str]:
+    def fallback(
+        self, profile: Profile, now_ms: int, *, slots: int, asked: Iterable[str] | None = None
+    ) -> list[str]:
         """The default contents: the editorial ones first, then by priority, as far as open.
 
-        It asks nothing of the profile but what it has hidden, so it can be shown without consent.
+        Where the request named its candidates, only they can be shown, in the order asked.
+
+        It asks nothing of the profile but what it has hidden and how often it was shown what (kept
+        with consent only), so it can be shown without consent.
         """
         open_ = self._in_season(now_ms)
         for _, bound in self._contents.conditions:
             open_ = open_ & ~bound
         if profile.hidden:
             open_ = open_ & self._not_hidden(profile)
-        found = (i for i in self._placement.order if open_[i])
+        if profile.shown:
+            open_ = open_ & self._below_caps(profile, now_ms)
+        order: Iterable[int] = self._placement.order
+        if asked is not None:
+            index = self._contents.index
+            order = [index[c] for c in dict.fromkeys(asked) if c in index]
+        found = (i for i in order if open_[i])
         return [self._contents.ids[i] for i in islice(found, slots)]
 
     def _of_request(
@@ -147,27 +160,26 @@ class Eligibility:
     def _below_caps(self, profile: Profile, now_ms: int) -> Flags:
         contents = self._contents
         below = np.ones(len(contents.ids), np.bool_)
-        caps = self._placement.policy.caps
         for key, times in profile.shown.items():
             if len(times) < self._least_cap:
                 continue
-            kind, _, name = key.partition(":")
-            if kind == "c" and name in contents.index:
-                own = contents.caps.get(name, ())
-                limits = [*own, *(cap for cap in caps if cap.per == "content")]
-                if reached(times, limits, now_ms):
-                    below[contents.index[name]] = False
-            elif kind == "t" and reached(times, [c for c in caps if c.per == "tag"], now_ms):
-                below &= ~contents.tagged.get(name, np.zeros_like(below))
+            kind, name = key[0], key[2:]
+            if kind == "c":
+                at = contents.index.get(name)
+                limits = (*self._content_caps, *contents.caps.get(name, ()))
+                if at is not None and reached(times, limits, now_ms):
+                    below[at] = False
+            elif reached(times, self._tag_caps, now_ms) and name in contents.tagged:
+                below &= ~contents.tagged[name]
         return below
 
 
 def reached(times: list[int], caps: Iterable[Cap], now_ms: int) -> bool:
-    """Whether any cap is reached by impressions at these times.
+    """Whether any cap is reached by impressions at these times, given in order.
 
     >>> reached([1_000, 2_000], [Cap(max=2, within="1s")], 2_500)
     False
     >>> reached([1_600, 2_000], [Cap(max=2, within="1s")], 2_500)
     True
     """
-    return any(sum(now_ms - cap.within < t for t in times) >= cap.max for cap in caps)
+    return any(len(times) >= cap.max and times[-cap.max] > now_ms - cap.within for cap in caps)

@@ -25,13 +25,14 @@ from operators.plan import CompiledPlacement, Plan
 from operators.profile import Pending, PendingItem, Profile
 from operators.reasons import fallback_reason, item_reasons, likes
 from operators.score import Scorer, Scores
-from operators.segments import pass_time, update_segments
+from operators.segments import leave_segments, pass_time, update_segments
 from schemas.decisions import SCHEMA_VERSION
 from schemas.policy import Exploration
 from schemas.time import rfc3339
 
 PRIOR: Final = "prior"
 _UNIFORM: Final = Exploration(kind="uniform")
+_LEAST_PROPENSITY: Final = float(np.finfo(np.float64).tiny)
 
 Adopt = Callable[[str], Record | None]
 """The recorded decision of an id, where the topic already has one."""
@@ -100,17 +101,21 @@ class Decide:
             state_consent(profile, event.consent or {}, event.occurred_ms)
             if refusal(plan.policy.consent, profile, "collect") == "consent_refused":
                 forget_behaviour(profile)
-                out.changes += update_segments(profile, plan, now_ms, event.event_id)
+                out.changes += leave_segments(profile, plan, now_ms, event.event_id)
             out.counts["used"] += 1
             return
         refused = refusal(plan.policy.consent, profile, "collect")
         requested = event.type == "decision_requested"
-        if refused and event.type != "feedback":
-            # A request is answered all the same (with the fallback); nothing of it is kept.
-            out.counts["used" if requested else "suppressed"] += 1
-        else:
+        if not refused:
             out.counts["used"] += 1
             self._remember(profile, event, now_ms, out)
+        elif event.type == "feedback":
+            # Do-not-show is what the person states; that they reacted is behaviour and not kept.
+            out.counts["used"] += 1
+            hide(profile, event)
+        else:
+            # A request is answered all the same (with the fallback); nothing of it is kept.
+            out.counts["used" if requested else "suppressed"] += 1
         if requested and event.placement is not None:
             self._decide(profile, event, event.placement, now_ms, shard, out)
         for placement in () if refused else plan.triggered_by.get(event.type, ()):
@@ -129,10 +134,12 @@ class Decide:
                 else:
                     profile.attributes[name] = value
         content = plan.contents.by_id.get(event.content_id) if event.content_id else None
-        if content is not None and content.sensitive:
-            content = None
-        for name in event.names:
+        # A sensitive content is never a source of signals: not even that there was something.
+        names = () if content is not None and content.sensitive else event.names
+        for name in names:
             for signal in plan.signals_of.get(name, ()):
+                if name != event.type and event.type in signal.events:
+                    continue  # fed already, under the type: one event counts once
                 if signal.matches is None or signal.matches(event, content):
                     state = signal.kind.add(profile.signals.get(signal.slot), event, content)
                     if state is not None:
@@ -169,7 +176,7 @@ class Decide:
             # now under other parameters, so that state, topic and Redis name the same content.
             record = recorded
             features = self._cells(placement, profile, event, now_ms)
-        out.decisions.append(Made(record, profile.version, recorded is not None))
+        out.decisions.append(Made(record, profile.version, recorded is not None, event.received_ms))
         self._await_outcome(profile, placement, record, features, now_ms, out)
 
     def _variant(self, profile: Profile) -> str | None:
@@ -222,11 +229,11 @@ class Decide:
         eligibility = self._eligibility[placement.name]
         slots = min(event.slots or placement.policy.slots, placement.policy.slots)
         considered, rejections = 0, {}
+        asked = event.candidates
+        if asked is None and placement.policy.candidates.source == "request":
+            asked = ()
         why = self._why_not(profile, event, placement, variant, now_ms)
         if why is None:
-            asked = event.candidates
-            if asked is None and placement.policy.candidates.source == "request":
-                asked = ()
             found = eligibility.narrow(profile, now_ms, event.context, asked=asked)
             considered, rejections = found.considered, found.rejections
             if len(found.positions):
@@ -244,6 +251,7 @@ class Decide:
                     exploration=_UNIFORM if scores is None else placement.policy.exploration,
                     rewarded=0 if scorer is None else scorer.parameters.rewarded,
                     chances=[uniform(f"{identity}|{rank}") for rank in range(slots)],
+                    scale=None if scorer is None else scorer.scale(cells, found.positions),
                 )
                 ids = self.plan.contents.ids
                 version = PRIOR if placement.heads and variant != "holdout" else None
@@ -258,7 +266,7 @@ class Decide:
                     np.array(cells, np.uint32).tobytes(),
                 )
             why = "no_eligible_candidate"
-        chosen = eligibility.fallback(profile, now_ms, slots=slots)
+        chosen = eligibility.fallback(profile, now_ms, slots=slots, asked=asked)
         certain = [Drawn(i, 1.0, True) for i in range(len(chosen))]
         return _Choice(chosen, certain, None, considered, rejections, why, None, b"")
 
@@ -279,7 +287,8 @@ class Decide:
         for rank, (content_id, drawn) in enumerate(
             zip(choice.content_ids, choice.drawn, strict=True), start=1
         ):
-            slate *= drawn.propensity
+            # A hundred slots of thousands of contents: the product must not vanish to 0.
+            slate = max(slate * drawn.propensity, _LEAST_PROPENSITY)
             if choice.fallback is not None:
                 reasons = fallback_reason(choice.fallback)
             else:

@@ -22,6 +22,7 @@ from schemas.records import RawBatch, RawRecord
 from schemas.time import to_millis
 
 MAX_EVENT_BYTES: Final = 1 << 20
+_INT64: Final = 1 << 63
 V = TypeVar("V")
 
 NEVER: Final = -(1 << 62)
@@ -122,14 +123,13 @@ class Decoder:
             raise Refused("decode", "unknown_placement", "the policy has no such placement")
         occurred = to_millis(event.occurred_at)
         received = record.received_ms
-        if received is None and event.received_at is not None:
-            received = to_millis(event.received_at)
         if received is None:
-            # A log without a clock: the newest event time is the clock. One absurd date must not
-            # drag it along, so a leap beyond the longest plausible gap is refused.
-            if clock.now_ms != NEVER and occurred - clock.now_ms > self.time.max_age:
-                raise Refused("time", "in_the_future", "occurred_at leaps ahead of the log")
-            received = max(clock.now_ms, occurred)
+            # A log's clock is what its producer wrote, or else the newest event time. One absurd
+            # date must not drag it along, so a leap beyond the longest plausible gap is refused.
+            sent = event.received_at
+            received = max(clock.now_ms, occurred) if sent is None else to_millis(sent)
+            if clock.now_ms != NEVER and received - clock.now_ms > self.time.max_age:
+                raise Refused("time", "in_the_future", "the event leaps ahead of the log")
         if occurred > received + self.time.future_tolerance:
             raise Refused("time", "in_the_future", "occurred_at lies ahead of the clock")
         if occurred < received - self.time.max_age:
@@ -192,6 +192,10 @@ def parse_event(record: RawRecord, *, max_event_bytes: int = MAX_EVENT_BYTES) ->
     for name in REQUIRED_BY_TYPE.get(event.type, ()):
         if getattr(event, name) is None:
             raise Refused("decode", "missing_field", f"{event.type} needs {name}")
+    # JSON's integers have no limit, those of a snapshot have: one more would stop every snapshot.
+    stated = event.attributes.values() if event.attributes else ()
+    if any(isinstance(value, int) and not -_INT64 <= value < _INT64 for value in stated):
+        raise Refused("decode", "invalid_field", "invalid: attributes (beyond 64 bits)")
     return event
 
 
@@ -240,7 +244,8 @@ def _from_cloud_event(value: bytes, headers: Mapping[str, bytes]) -> bytes:
         if not isinstance(data, dict):
             raise Refused("decode", "not_an_object", "expected a JSON object as CloudEvents data")
         return orjson.dumps({**known, **data})
-    except orjson.JSONDecodeError:
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        # Encoding refuses what is nested beyond 254 levels, which decoding lets through.
         raise Refused("decode", "not_json", "the value is not JSON") from None
     except (AttributeError, UnicodeDecodeError):
         raise Refused("decode", "not_an_object", "not a CloudEvents record") from None

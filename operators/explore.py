@@ -53,10 +53,12 @@ def draw_slate(
     exploration: Exploration,
     rewarded: int,
     chances: Sequence[float],
+    scale: float | None = None,
 ) -> list[Drawn]:
     """Fill up to `slots` slots from `count` candidates with the given scores (None: no model).
 
-    `chances` holds one number in [0, 1) per slot. Without scores every candidate is as good as
+    `chances` holds one number in [0, 1) per slot; `scale` is what gaps are relative to (None: the
+    mean of the scores' sizes). Without scores every candidate is as good as
     another, so the draw is uniform.
     """
     if scores is None or exploration.kind == "uniform":
@@ -64,7 +66,8 @@ def draw_slate(
     drawn: list[Drawn] = []
     left = scores.copy()
     live = np.ones(count)
-    gamma = gamma_of(exploration, rewarded=rewarded) / (float(np.abs(scores).mean()) or 1.0)
+    unit = float(np.abs(scores).mean()) if scale is None else scale
+    gamma = gamma_of(exploration, rewarded=rewarded) / (unit or 1.0)
     for chance in chances[: min(slots, count)]:
         best = int(left.argmax())
         others, best_p = _others(left, live, count - len(drawn), best, exploration, gamma)

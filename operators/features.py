@@ -120,7 +120,8 @@ def _fields(prefix: str, names: list[str], given: Context) -> list[str]:
         number = number_of(value)
         # Small whole numbers (an hour, a weekday) are categories; larger ones are quantities.
         if number is None or (number.is_integer() and 0 <= number < 32):
-            found.append(f"{prefix}.{name}={value}")
+            # 3 and 3.0 are one category: which of them arrives is the client's JSON library.
+            found.append(f"{prefix}.{name}={value if number is None else int(number)}")
         else:
             found.append(f"{prefix}.{name}~{number_bin(number)}")
     return found
@@ -188,4 +189,5 @@ def content_cells(rows: list[list[str]], hashes: Hashes) -> tuple[Cells, npt.NDA
 def crossed_cells(profile: Cells, content: Cells, *, bits: int) -> list[int]:
     """The table cells of all crosses of a profile's and one content's features."""
     crossed = (profile[:, None] + content[None, :]) & ((1 << bits) - 1)
-    return [int(cell) for cell in crossed.ravel().tolist()]
+    cells: list[int] = crossed.ravel().tolist()
+    return cells

@@ -69,9 +69,13 @@ def values_of(value: object) -> tuple[str, ...]:
 
 def number_of(value: object) -> float | None:
     """A finite number, or None: text and booleans are not numbers, and one NaN would poison all."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # JSON's integers have no limit
+        return None
+    return number if math.isfinite(number) else None
 
 
 def compile_filter(conditions: Filter) -> Matches | None:

@@ -1,6 +1,6 @@
 """What do rewards teach? One model's learner: examples in, parameter sets out.
 
-Key: the model (a placement). State: one River logistic regression per reward kind, and counters.
+Key: the model (a placement). State: a River classifier with one head per reward kind, and counters.
 Output: an immutable parameter set, published by the number of examples learned, never by time.
 
 Fake negatives (Ktena et al., "Addressing delayed feedback for continuous training", RecSys 2019):
@@ -11,7 +11,6 @@ model then converges to the true rate and never waits for an attribution window 
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections import Counter
 from collections.abc import Iterable
@@ -19,19 +18,16 @@ from typing import Final
 
 import msgspec
 import numpy as np
-from river import linear_model
 
 from operators.features import crossed_cells
-from operators.models.ftrl import Ftrl
+from operators.models.hashed_logistic import HashedLogistic
 from operators.outputs import Example
 from operators.parameters import ParameterSet, parameter_set
 from operators.plan import Plan
 from operators.shard import StateError
-from schemas.policy import Learner as LearnerPolicy
 
 MAGIC: Final = b"NBLM"
 VERSION: Final = 1
-_LARGEST_LOGIT: Final = 30.0
 
 
 def model_of(snapshot: bytes) -> str:
@@ -57,32 +53,6 @@ class _Wire(msgspec.Struct, array_like=True):
     heads: list[_HeadWire]
 
 
-class _Head:
-    """One reward kind's logistic regression."""
-
-    def __init__(self, policy: LearnerPolicy) -> None:
-        self.optimizer = Ftrl(alpha=policy.alpha, l2=policy.l2, cells=1 << policy.bits)
-        self.model = linear_model.LogisticRegression(
-            optimizer=self.optimizer,
-            intercept_init=math.log(policy.base_rate / (1.0 - policy.base_rate)),
-            # The bias feature carries what the prior got wrong: the intercept itself stays put, as
-            # its plain gradient steps would swing with every importance-weighted example.
-            intercept_lr=0.0,
-        )
-
-    def learn(
-        self, features: dict[int, float], crossed: list[int], label: int, weight: float
-    ) -> None:
-        """One step on one example; `weight` undoes subsampling, fake negatives come on top."""
-        logit = float(self.optimizer.weights[crossed].sum()) + self.model.intercept
-        predicted = 1.0 / (1.0 + math.exp(-max(-_LARGEST_LOGIT, min(_LARGEST_LOGIT, logit))))
-        if label:
-            weight *= 1.0 + predicted
-        else:
-            weight *= (1.0 - predicted) * (1.0 + predicted)
-        self.model.learn_one(features, label, w=weight)
-
-
 class Learner:
     """Learns one model from examples, in order.
 
@@ -96,7 +66,17 @@ class Learner:
         self._placement = placement
         self._policy = placement.policy.model
         self._kinds = placement.heads
-        self._heads = {kind: _Head(self._policy) for kind in self._kinds}
+        self._classifier = HashedLogistic(
+            self._kinds,
+            cells=1 << self._policy.bits,
+            base_rates={
+                kind: reward.base_rate or self._policy.base_rate
+                for kind, reward in zip(placement.heads, placement.rewards, strict=True)
+            },
+            alpha=self._policy.alpha,
+            l2=self._policy.l2,
+        )
+        self._unrewarded = dict.fromkeys(self._kinds, False)
         self._incarnation = incarnation
         self._counter = 0
         self._decisions = 0.0
@@ -136,21 +116,21 @@ class Learner:
             # Two crosses in one cell count twice, in learning as in scoring.
             features = {cell: float(n) for cell, n in Counter(crossed).items()}
         if example.kind is None:
-            for head in self._heads.values():
-                head.learn(features, crossed, 0, example.weight)
+            labels = self._unrewarded
             self._decisions += example.weight
-        elif example.kind in self._heads:
-            self._heads[example.kind].learn(features, crossed, 1, example.weight)
+        elif example.kind in self._unrewarded:
+            labels = {example.kind: True}
             self._rewarded += 1
         else:
             return "unknown_kind"
+        self._classifier.learn_one(features, labels, example.weight, fake_negatives=True)
         self._examples += 1
         self._learned_to_ms = max(self._learned_to_ms, example.at_ms)
         return "unrewarded" if example.kind is None else "rewarded"
 
     def publish(self) -> ParameterSet:
         """The parameter set of now; it names itself by all that was learned up to it."""
-        weights = np.stack([head.optimizer.weights for head in self._heads.values()])
+        weights = self._classifier.weights.copy()
         digest = f"{zlib.crc32(weights.data):08x}"
         self._counter += 1
         self._published_at = self._examples
@@ -163,9 +143,7 @@ class Learner:
             rewarded=self._rewarded,
             learned_to_ms=self._learned_to_ms,
             heads=self._kinds,
-            intercepts=np.array(
-                [head.model.intercept for head in self._heads.values()], np.float32
-            ),
+            intercepts=self._classifier.intercepts.astype(np.float32),
             weights=weights,
             digest=digest,
         )
@@ -180,14 +158,9 @@ class Learner:
             rewarded=self._rewarded,
             learned_to_ms=self._learned_to_ms,
             heads=[
-                _HeadWire(
-                    kind=kind,
-                    intercept=float(head.model.intercept),
-                    features=(at := np.flatnonzero(head.optimizer.n)).astype(np.uint32).tobytes(),
-                    z=head.optimizer.z[at].tobytes(),
-                    n=head.optimizer.n[at].tobytes(),
-                )
-                for kind, head in self._heads.items()
+                _HeadWire(kind, float(intercept), cells.tobytes(), z.tobytes(), n.tobytes())
+                for kind, intercept in zip(self._kinds, self._classifier.intercepts, strict=True)
+                for cells, z, n in [self._classifier.head(kind)]
             ],
         )
         return MAGIC + VERSION.to_bytes(2, "big") + msgspec.msgpack.encode(wire)
@@ -204,14 +177,15 @@ class Learner:
         self._decisions, self._examples = wire.decisions, wire.examples
         self._rewarded, self._learned_to_ms = wire.rewarded, wire.learned_to_ms
         for kept in wire.heads:
-            head = self._heads.get(kept.kind)
-            if head is None:
-                continue
-            at = np.frombuffer(kept.features, np.uint32)
-            head.optimizer.z[at] = np.frombuffer(kept.z)
-            head.optimizer.n[at] = np.frombuffer(kept.n)
-            head.model.intercept = kept.intercept
-            head.model._weights.update(head.optimizer.restored_weights())
+            if kept.kind in self._unrewarded:
+                # What was learned was learned on top of this intercept, whatever is configured now.
+                self._classifier.intercepts[self._kinds.index(kept.kind)] = kept.intercept
+                self._classifier.restore_head(
+                    kept.kind,
+                    np.frombuffer(kept.features, np.uint32),
+                    np.frombuffer(kept.z),
+                    np.frombuffer(kept.n),
+                )
         return self.publish()
 
 
@@ -222,6 +196,12 @@ def _decode(snapshot: bytes) -> _Wire:
             f"{MAGIC!r} version {VERSION}"
         )
     try:
-        return msgspec.msgpack.decode(snapshot[6:], type=_Wire)
+        wire = msgspec.msgpack.decode(snapshot[6:], type=_Wire)
     except msgspec.MsgspecError as error:
         raise StateError(f"the learner's state is damaged: {error}") from error
+    for head in wire.heads:
+        cells, odd = divmod(len(head.features), 4)
+        fits = not odd and len(head.z) == len(head.n) == 8 * cells
+        if not fits or (np.frombuffer(head.features, np.uint32) >> wire.bits).any():
+            raise StateError(f"the learner's state is damaged: head {head.kind} has odd arrays")
+    return wire

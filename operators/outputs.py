@@ -14,11 +14,15 @@ Record = dict[str, Any]
 
 
 class Made(NamedTuple):
-    """A decision, and whether it was adopted from the topic instead of chosen now."""
+    """A decision, and whether it was adopted from the topic instead of chosen now.
+
+    `version` orders a profile's decisions; `received_ms` is when the log received the trigger.
+    """
 
     record: Record
     version: int
     adopted: bool
+    received_ms: int
 
 
 class Example(NamedTuple):

@@ -145,7 +145,8 @@ def decode_parameters(payload: bytes) -> ParameterSet:
         raise ParameterError(f"parameter set has format {payload[:4]!r}, expected {_MAGIC!r}")
     try:
         wire = msgspec.msgpack.decode(zlib.decompress(payload[4:]), type=_Wire)
-        if not 1 <= wire.bits <= 24 or not len(wire.heads) == len(wire.values) == len(wire.indices):
+        parts = {len(p) for p in (wire.heads, wire.intercepts, wire.indices, wire.values)}
+        if not 1 <= wire.bits <= 24 or len(parts) != 1:
             raise ParameterError("parameter set is damaged: its parts do not fit together")
         weights = np.zeros((len(wire.heads), 1 << wire.bits), np.float32)
         for row, cells, values in zip(weights, wire.indices, wire.values, strict=True):

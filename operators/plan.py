@@ -94,6 +94,19 @@ class CompiledPlacement:
     attribution_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Capping:
+    """What must be counted of impressions for the caps of all placements.
+
+    All read the same impressions, and a short window of one must not drop what a longer one of
+    another still counts: `longest_ms` is the longest.
+    """
+
+    per_content: bool
+    per_tag: bool
+    longest_ms: int
+
+
 @dataclass(frozen=True)
 class Plan:
     """A policy and a catalogue, compiled.
@@ -113,6 +126,7 @@ class Plan:
     triggered_by: dict[str, tuple[str, ...]]
     rewards_of: dict[str, tuple[str, ...]]
     contents: Contents
+    capping: Capping
     hashes: Hashes
 
     @property
@@ -143,6 +157,7 @@ def compile_plan(
         for name, placement in policy.placements.items()
     }
     signals = tuple(compiler.signals.values())
+    caps = [cap for placement in policy.placements.values() for cap in placement.caps]
     return Plan(
         policy=policy,
         policy_digest=policy_digest,
@@ -162,6 +177,11 @@ def compile_plan(
             (event, name) for name, reward in policy.rewards.items() for event in reward.events
         ),
         contents=contents,
+        capping=Capping(
+            per_content=any(cap.per == "content" for cap in caps),
+            per_tag=any(cap.per == "tag" for cap in caps),
+            longest_ms=max((cap.within for cap in caps), default=0),
+        ),
         hashes=hashes,
     )
 

@@ -43,24 +43,43 @@ class Scorer:
         self._values = values
         self._mask = (1 << parameters.bits) - 1
         heads, contents = parameters.weights.shape[0], cells.shape[0]
+        self.mixed = bool((values < 0).any()) and bool((values > 0).any())
         self._capacity = max(16, min(_ROWS, _KEPT_CELLS // max(1, heads * contents)))
         self._rows = np.empty((64, heads, contents), np.float32)
         self._row_of: dict[int, int] = {}
         self._intercepts = parameters.intercepts[:, None]
 
+    def scale(self, profile: list[int], candidates: Indices) -> float | None:
+        """The mean size of what is at stake, where rewards of both signs cancel in the scores.
+
+        None where they cannot: the mean score says it then.
+        """
+        if not self.mixed:
+            return None
+        return float(self._worth(profile, candidates, np.abs(self._values)).mean())
+
     def score(self, profile: list[int], candidates: Indices) -> Scores:
         """Expected reward of each candidate: sum over kinds of value times probability."""
+        return self._worth(profile, candidates, self._values)
+
+    def _worth(self, profile: list[int], candidates: Indices, values: Scores) -> Scores:
         known = self._row_of
         try:
             rows = [known[cell] for cell in profile]
         except KeyError:
             rows = self._gather(profile)
+        # Few of many contents: pick them before the costly part. Most of them: pick them after.
+        logits = self._rows[rows].sum(axis=0)
+        early = 2 * len(candidates) < logits.shape[1]
+        if early:
+            logits, values = logits[:, candidates], values[:, candidates]
         # float32 sums in a fixed order, then rounding the probability to float32: last-bit
         # differences of `exp` between processors do not reach a decision.
-        logits = self._rows[rows].sum(axis=0)[:, candidates] + self._intercepts
-        probabilities = (1.0 / (1.0 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
-        worth: Scores = (probabilities * self._values[:, candidates]).sum(axis=0)
-        return worth
+        odds = np.exp(np.negative(logits + self._intercepts, dtype=np.float64))
+        odds += 1.0
+        probabilities = np.reciprocal(odds).astype(np.float32)
+        worth: Scores = (probabilities * values).sum(axis=0)
+        return worth if early else worth[candidates]
 
     def _gather(self, profile: list[int]) -> list[int]:
         if len(self._row_of) + len(profile) > self._capacity:

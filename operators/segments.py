@@ -66,6 +66,14 @@ def update_segments(
     return changes
 
 
+def leave_segments(profile: Profile, plan: Plan, now_ms: int, cause: str) -> list[Record]:
+    """End every membership: nothing may be told of this profile until it is evaluated anew."""
+    left = list(profile.segments)
+    profile.segments.clear()
+    profile.deadlines, profile.plan = [], 0
+    return [_change(profile, plan, name, False, now_ms, cause) for name in left]
+
+
 def pass_time(profile: Profile, plan: Plan, until_ms: int) -> list[Record]:
     """Let every deadline up to an instant fire, each at its own time."""
     changes: list[Record] = []

@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
+from zlib import crc32
 
 import lz4.block
 import msgspec
@@ -62,6 +63,7 @@ class _Wire(msgspec.Struct, array_like=True):
     swept_day: int
     seen: dict[int, list[int]]
     profiles: dict[str, bytes]
+    watermark: int
 
 
 @dataclass(slots=True)
@@ -130,7 +132,9 @@ class Shard:
             )
             return
         self._seen.add(identity)
-        bucket = max(event.occurred_ms, self._watermark) // self._dedupe_span()
+        # Buckets are named by their first instant, which still means the same under another policy.
+        instant = max(event.occurred_ms, self._watermark)
+        bucket = instant - instant % self._dedupe_span()
         self._seen_by_bucket.setdefault(bucket, []).append(identity)
         if event.type == "identity_linked":
             # Linking needs the identify step, which a policy without an identity section has not.
@@ -145,9 +149,15 @@ class Shard:
                 touched.pop(event.profile_id, None)
             return
         if profile is None:
-            profile = Profile(event.profile_id, event.occurred_ms, event.occurred_ms)
+            # Versions begin at the clock: one that comes back is newer than what was erased of it.
+            profile = Profile(
+                event.profile_id, event.occurred_ms, event.occurred_ms, max(0, event.received_ms)
+            )
             self._hot[event.profile_id] = profile
             self._scheduled[event.profile_id] = FAR
+        profile.first_ms = min(profile.first_ms, event.occurred_ms)
+        # A control event may be older than timers that fired: for the profile, time goes on.
+        profile.now_ms = max(profile.now_ms, self._watermark)
         touched[event.profile_id] = None
         self.decide.apply(profile, event, shard=self.number, out=out)
         self._schedule(profile)
@@ -231,8 +241,7 @@ class Shard:
         return max(1, self.decide.plan.policy.time.dedupe_for // _DEDUPE_BUCKETS)
 
     def _forget_ids(self) -> None:
-        span = self._dedupe_span()
-        oldest = (self._watermark - self.decide.plan.policy.time.dedupe_for) // span
+        oldest = self._watermark - self.decide.plan.policy.time.dedupe_for - self._dedupe_span()
         for bucket in [b for b in self._seen_by_bucket if b < oldest]:
             self._seen.difference_update(self._seen_by_bucket.pop(bucket))
 
@@ -271,9 +280,11 @@ class Shard:
             swept_day=self._swept_day,
             seen=self._seen_by_bucket,
             profiles=self._cold,
+            watermark=self._watermark,
         )
         body: bytes = lz4.block.compress(msgspec.msgpack.encode(wire), mode="fast")
-        return MAGIC + VERSION.to_bytes(2, "big") + body
+        # lz4 has no checksum of its own: damage within a text would be read as another text.
+        return MAGIC + VERSION.to_bytes(2, "big") + crc32(body).to_bytes(4, "big") + body
 
     def restore(self, snapshot: bytes) -> None:
         """Take over a snapshot.
@@ -293,8 +304,7 @@ class Shard:
         self._swept_day = wire.swept_day
         self._seen_by_bucket = wire.seen
         self._seen = {identity for ids in wire.seen.values() for identity in ids}
-        if len(wire.watermarks) >= wire.partitions:
-            self._watermark = min(wire.watermarks.values(), default=NEVER)
+        self._watermark = wire.watermark
         deadlines = ((head_of(block)[0], profile) for profile, block in wire.profiles.items())
         self._timers = [timer for timer in deadlines if timer[0] < FAR]
         heapq.heapify(self._timers)
@@ -316,8 +326,11 @@ def _decode(snapshot: bytes) -> _Wire:
             f"the state has version {version}, this program reads {VERSION}: "
             "run the release that wrote it, or a newer one that upgrades it"
         )
+    body = snapshot[10:]
+    if crc32(body) != int.from_bytes(snapshot[6:10], "big"):
+        raise StateError("the state is damaged: its checksum does not fit")
     try:
-        return msgspec.msgpack.decode(lz4.block.decompress(snapshot[6:]), type=_Wire)
+        return msgspec.msgpack.decode(lz4.block.decompress(body), type=_Wire)
     except (lz4.block.LZ4BlockError, msgspec.MsgspecError, ValueError) as error:
         raise StateError(f"the state is damaged: {error}") from error
 

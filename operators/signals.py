@@ -33,6 +33,7 @@ from schemas.signals import Affinity, Count, Last, Signal, Sum
 _BUCKETS: Final = 64
 _MICRO: Final = 1_000_000
 _LARGEST: Final = 1e12
+_MOST: Final = 1 << 62
 
 State: TypeAlias = Any
 """Builtins only; each kind says which. `Any`, because it comes back from bytes untyped."""
@@ -57,7 +58,9 @@ class Windowed:
             return state
         amounts: dict[int, int] = {} if state is None else state
         bucket = event.occurred_ms // self.resolution
-        amounts[bucket] = amounts.get(bucket, 0) + amount
+        total = amounts.get(bucket, 0) + amount
+        # Snapshots hold 64 bits: beyond 4.6e12 in one bucket a sum stops growing.
+        amounts[bucket] = total if -_MOST < total < _MOST else max(-_MOST, min(_MOST, total))
         if len(amounts) > self.buckets:
             oldest = max(amounts) - self.buckets
             for expired in [b for b in amounts if b <= oldest]:
@@ -191,7 +194,7 @@ class DecayedAffinity:
 
     def value_of(self, state: State | None, key: str, now_ms: int) -> float:
         """The liking of one value now."""
-        if not state or key not in state[1]:
+        if not state or key not in state[1] or key in self.sensitive:
             return 0.0
         return float(state[1][key] * 2.0 ** ((state[0] - now_ms) / self.half_life))
 
@@ -200,7 +203,9 @@ class DecayedAffinity:
         if not state:
             return []
         scale = 2.0 ** ((state[0] - now_ms) / self.half_life)
-        liked = [(text, w * scale) for text, w in state[1].items() if w > 0]
+        # What became sensitive after it was kept is not read any more either.
+        hidden = self.sensitive
+        liked = [(t, w * scale) for t, w in state[1].items() if w > 0 and t not in hidden]
         liked.sort(key=lambda pair: (-pair[1], pair[0]))
         return liked[:count]
 
@@ -211,8 +216,15 @@ class DecayedAffinity:
         value = self.value_of(state, key, now_ms)
         crossings = [
             now_ms + math.floor(self.half_life * math.log2(value / bound)) + 1
-            for bound in (bounds.at_least, bounds.at_most, bounds.above, bounds.below)
-            if bound is not None and value > 0 and 0 < bound <= value
+            for bound in (
+                bounds.at_least,
+                bounds.at_most,
+                bounds.above,
+                bounds.below,
+                bounds.equals,
+            )
+            # A dislike decays too: towards 0, across the bounds between.
+            if bound and value / bound >= 1
         ]
         return min(crossings, default=None)
 

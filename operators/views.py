@@ -43,7 +43,7 @@ def profile_view(profile: Profile, plan: Plan) -> Record:
             for name, entered in sorted(profile.segments.items())
             if name in plan.policy.segments
         },
-        "attributes": profile.attributes,
+        "attributes": dict(profile.attributes),
         "consent": {purpose: granted for purpose, (granted, _) in profile.consent.items()},
         "hidden": sorted(profile.hidden),
         "last_decisions": {

@@ -79,7 +79,7 @@ class Decision(_Out):
     fallback: str | None = Field(description="Null, or why the default was shown.")
     slate_propensity: Annotated[float, Field(gt=0, le=1)]
     model_version: str | None = Field(
-        description="The parameter set used; `prior` where none was published yet; null without one."
+        description="The parameter set used; `prior` before the first one; null without a model."
     )
     policy_digest: str
     catalogue_version: str

@@ -57,6 +57,10 @@ class Reward(Model):
         default=None, description="Multiply by this field of the content (1 where absent)."
     )
     within: Duration = Field(description="The attribution window, from the impression.")
+    base_rate: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="How often it is expected per shown item; absent: the model's base_rate.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -105,7 +109,7 @@ class Learner(Model):
         default=18, description="The weight table has 2^bits cells per reward kind."
     )
     base_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.05, description="The prior reward rate: where the intercept starts."
+        default=0.05, description="The prior reward rate: what is believed before anything is seen."
     )
     negatives: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.25,
@@ -122,7 +126,7 @@ class Exploration(Model):
     kind: Literal["igw", "epsilon_greedy", "uniform", "greedy"] = "igw"
     gamma: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
-        description="igw: higher is greedier; absent: grows with the examples learned.",
+        description="igw: higher is greedier; absent: grows with the rewarded examples.",
     )
     epsilon: Annotated[float, Field(ge=0, le=1)] = Field(default=0.05, description="epsilon_greedy")
     floor: Annotated[float, Field(ge=0, lt=1)] = Field(

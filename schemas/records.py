@@ -46,7 +46,8 @@ class OutRecord(NamedTuple):
 
     `record_id` identifies the fact (decision id, segment change id, dead letter id): a sink that
     resumes skips the ids it finds already written. `adopted` marks a decision that was taken over
-    from the topic: it must not be written a second time.
+    from the topic: it must not be written a second time. `received_ms` is the append time of what
+    caused the record, for the latency from end to end.
     """
 
     record_id: str
@@ -54,3 +55,4 @@ class OutRecord(NamedTuple):
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
     adopted: bool = False
+    received_ms: int | None = None

@@ -36,11 +36,17 @@ _ids = count(1)
 
 
 def fresh_id(prefix: str = "e") -> str:
-    """An id that no other call gives."""
+    """An id that no other call of this test gives; draws depend on it, so tests start alike."""
     return f"{prefix}{next(_ids)}"
 
 
-def event(*, at: int = T0, type: str = "view", **fields: Any) -> dict[str, Any]:
+def begin_ids() -> None:
+    """Start over with `e1`: before each test, so that none depends on which ran before it."""
+    global _ids
+    _ids = count(1)
+
+
+def event(*, at: int = T0, type: str | None = "view", **fields: Any) -> dict[str, Any]:
     """An event as a producer sends it; a field given as None is left out."""
     sent: dict[str, Any] = {
         "event_id": fresh_id(),

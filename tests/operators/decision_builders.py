@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from river import linear_model, optim
 
 from operators.arrival import Arrived
 from operators.decide import Adopt, Decide
@@ -29,6 +30,52 @@ SECOND: Final = 1_000
 MINUTE: Final = 60 * SECOND
 HOUR: Final = 60 * MINUTE
 DAY: Final = 24 * HOUR
+
+
+class PaperFtrl(optim.base.Optimizer):
+    """Algorithm 1 of McMahan et al. (2013) with lambda1 = 0, one coordinate at a time.
+
+    The yardstick of the product's own: plain Python, dictionaries, nothing shared with it.
+    """
+
+    def __init__(self, alpha: float = 0.1, beta: float = 1.0, l2: float = 1.0) -> None:
+        self.alpha, self.beta, self.l2 = alpha, beta, l2
+        self.z: dict[Any, float] = {}
+        self.n: dict[Any, float] = {}
+        self.n_iterations = 0
+
+    def weight(self, cell: Any) -> float:
+        """The weight that follows from the gradients seen so far."""
+        scale = (self.beta + math.sqrt(self.n.get(cell, 0.0))) / self.alpha + self.l2
+        return -self.z.get(cell, 0.0) / scale
+
+    def _step_with_dict(self, w: Any, g: Any) -> Any:
+        for cell, slope in g.items():
+            before = self.n.get(cell, 0.0)
+            sigma = (math.sqrt(before + slope * slope) - math.sqrt(before)) / self.alpha
+            self.z[cell] = self.z.get(cell, 0.0) + slope - sigma * self.weight(cell)
+            self.n[cell] = before + slope * slope
+            w[cell] = self.weight(cell)
+        return w
+
+
+class PaperModel:
+    """River's own logistic regression with `PaperFtrl` and the weights of Ktena et al. (2019)."""
+
+    def __init__(self, *, base_rate: float = 0.05) -> None:
+        self._river: Any = linear_model.LogisticRegression(
+            optimizer=PaperFtrl(), intercept_init=logit(base_rate), intercept_lr=0.0
+        )
+
+    def predict(self, cells: Mapping[int, float]) -> float:
+        """P(reward), by River."""
+        return float(self._river.predict_proba_one(cells)[True])
+
+    def learn(self, cells: Mapping[int, float], *, rewarded: bool, weight: float) -> None:
+        """One step, with the importance weight of a fake negative or its correction."""
+        p = self.predict(cells)
+        weight *= (1 + p) if rewarded else (1 - p) * (1 + p)
+        self._river.learn_one(cells, rewarded, w=weight)
 
 
 def logit(probability: float) -> float:
@@ -126,7 +173,7 @@ def check_shapes(out: Outputs) -> None:
     for made in out.decisions:
         decision = Decision.model_validate(made.record)
         product = math.prod(item.propensity for item in decision.items)
-        assert math.isclose(decision.slate_propensity, product, rel_tol=1e-12)
+        assert math.isclose(decision.slate_propensity, product, rel_tol=1e-12, abs_tol=1e-300)
         assert [item.rank for item in decision.items] == list(range(1, len(decision.items) + 1))
         assert len({item.content_id for item in decision.items}) == len(decision.items)
     for outcome in out.outcomes:
@@ -147,7 +194,7 @@ def impression_of(record: Record, *, at: int = T0, **fields: Any) -> Arrived:
     return arrived("impression", at=at, decision_id=record["decision_id"], **fields)
 
 
-def click(content_id: str | None, *, at: int = T0, type: str = "click", **fields: Any) -> Arrived:  # noqa: A002
+def click(content_id: str | None, *, at: int = T0, type: str = "click", **fields: Any) -> Arrived:
     """A click on a content (or another event that is a reward)."""
     return arrived(type, at=at, content_id=content_id, **fields)
 

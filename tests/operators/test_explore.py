@@ -11,7 +11,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.explore import Drawn, draw_slate, gamma_of
@@ -80,6 +80,7 @@ def _distribution(
 _EVEN_SET = frozenset(_EVEN)
 
 
+@settings(max_examples=50)
 @given(scores=scores_of_a_few, exploration=kinds, above=st.floats(0, 1, exclude_max=True))
 def test_the_share_of_chance_that_draws_a_candidate_is_its_logged_propensity(
     scores: list[float], exploration: Exploration, above: float
@@ -133,6 +134,15 @@ def test_the_floor_is_a_share_drawn_uniformly(kind: str) -> None:
     for candidate, propensity in with_floor.items():
         assert propensity == pytest.approx(0.9 * without[candidate] + 0.1 / 4)
         assert propensity >= 0.1 / 4
+
+
+@pytest.mark.parametrize("ranks_above", [0, 1, 2])
+def test_the_floor_is_shared_among_those_still_left(ranks_above: int) -> None:
+    exploration = Exploration(kind="epsilon_greedy", epsilon=0.0, floor=0.3)
+    scores = np.array([0.9, 0.1, 0.5, 0.2, 0.3])
+    logged, _ = _distribution(scores, exploration, *[0.0] * ranks_above)
+    left = 5 - ranks_above
+    assert sorted(logged.values())[:-1] == pytest.approx([0.3 / left] * (left - 1))
 
 
 @given(

@@ -102,7 +102,7 @@ def test_other_bytes_are_refused_whatever_they_are(junk: bytes) -> None:
 
 
 def test_another_format_is_named_in_the_refusal() -> None:
-    with pytest.raises(ParameterError, match="NBP9.*expected.*NBP1"):
+    with pytest.raises(ParameterError, match=r"NBP9.*expected.*NBP1"):
         decode_parameters(b"NBP9" + a_set().encoded[4:])
 
 

@@ -10,11 +10,12 @@ import pytest
 import operators.score
 from operators.features import crossed_cells
 from operators.ids import hash32, uniform
-from operators.learn import Learner
+from operators.parameters import ParameterSet
 from operators.plan import Plan
 from schemas.catalogue import Content
 from tests.operators.builders import content, placement_policy, plan
 from tests.operators.decision_builders import (
+    PaperModel,
     all_positions,
     example,
     features_of,
@@ -54,8 +55,18 @@ def _people(number: int) -> list[list[int]]:
     ]
 
 
-def _taught(of: Plan, *, examples: int) -> Learner:
+def _crossed(of: Plan, person: list[int], content_id: str) -> dict[int, float]:
+    placement = of.placements["home"]
+    index = of.contents.index[content_id]
+    own = placement.cells[index][placement.real[index] > 0]
+    cells = crossed_cells(np.array(person, np.int64), own, bits=placement.policy.model.bits)
+    return {cell: float(times) for cell, times in Counter(cells).items()}
+
+
+def _taught(of: Plan, *, examples: int) -> tuple[ParameterSet, dict[str, PaperModel]]:
+    """What the learner publishes after some examples, and River taught the same ones."""
     taught = learner(of)
+    river = {head: PaperModel() for head in of.placements["home"].heads}
     people = _people(12)
     ids = of.contents.ids
     for n in range(examples):
@@ -63,29 +74,18 @@ def _taught(of: Plan, *, examples: int) -> Learner:
         shown = ids[int(uniform(f"{n}|what") * len(ids))]
         kind = (None, None, "click", "buy")[int(uniform(f"{n}|kind") * 4)]
         weight = 4.0 if kind is None else 1.0
-        taught.learn([example(of, shown, kind=kind, weight=weight, features=_bytes(of, person))])
-    return taught
-
-
-def _bytes(of: Plan, person: list[int]) -> bytes:
-    return features_of(of, *person)
-
-
-def _river_says(of: Plan, taught: Learner, head: str, person: list[int], index: int) -> float:
-    placement = of.placements["home"]
-    own = placement.cells[index][placement.real[index] > 0]
-    crossed = crossed_cells(
-        np.array(person, np.int64), own, bits=placement.policy.model.bits
-    )
-    features = {cell: float(times) for cell, times in Counter(crossed).items()}
-    return float(taught._heads[head].model.predict_proba_one(features)[True])
+        features = features_of(of, *person)
+        taught.learn([example(of, shown, kind=kind, weight=weight, features=features)])
+        for head in river if kind is None else [kind]:
+            cells = _crossed(of, person, shown)
+            river[head].learn(cells, rewarded=kind is not None, weight=weight)
+    return taught.publish(), river
 
 
 @pytest.mark.parametrize("bits", [10, 18])
 def test_the_scorer_agrees_with_river_for_every_candidate_and_reward_kind(bits: int) -> None:
     of = _two_heads(bits)
-    taught = _taught(of, examples=400)
-    parameters = taught.publish()
+    parameters, river = _taught(of, examples=400)
     assert parameters.heads == ("click", "buy")
     spread = []
     for row, head in enumerate(parameters.heads):
@@ -94,11 +94,9 @@ def test_the_scorer_agrees_with_river_for_every_candidate_and_reward_kind(bits: 
         scorer = scorer_of(of, parameters, values=only)
         for person in _people(12):
             scores = scorer.score(person, all_positions(of))
-            river = [
-                _river_says(of, taught, head, person, i) for i in range(len(of.contents.ids))
-            ]
-            assert scores == pytest.approx(river, abs=1e-5)
-            spread += river
+            said = [river[head].predict(_crossed(of, person, c)) for c in of.contents.ids]
+            assert scores == pytest.approx(said, abs=1e-5)
+            spread += said
     assert max(spread) - min(spread) > 0.2, "the models have learned nothing to compare"
 
 
@@ -106,15 +104,16 @@ def test_a_tiny_table_has_collisions_that_learning_and_scoring_count_alike() -> 
     of = _two_heads(10)
     # Two profile features a table's width apart share every cell: each cross counts twice.
     person = [hash32("1"), 5, 5 + 1024]
-    taught = learner(of)
+    taught, river = learner(of), PaperModel()
     for n in range(60):
         kind = "click" if n % 3 == 0 else None
-        taught.learn([example(of, "a", kind=kind, features=_bytes(of, person))])
-    scores = scorer_of(
-        of, taught.publish(), values=np.array([[1.0] * 6, [0.0] * 6])
-    ).score(person, all_positions(of))
-    river = [_river_says(of, taught, "click", person, i) for i in range(6)]
-    assert scores == pytest.approx(river, abs=1e-5)
+        taught.learn([example(of, "a", kind=kind, features=features_of(of, *person))])
+        river.learn(_crossed(of, person, "a"), rewarded=n % 3 == 0, weight=1.0)
+    assert 2.0 in _crossed(of, person, "a").values()
+    clicks = np.array([[1.0] * 6, [0.0] * 6])
+    scores = scorer_of(of, taught.publish(), values=clicks).score(person, all_positions(of))
+    said = [river.predict(_crossed(of, person, c)) for c in of.contents.ids]
+    assert scores == pytest.approx(said, abs=1e-5)
     assert scores[0] > 0.1
 
 
@@ -146,11 +145,12 @@ def test_scores_follow_the_candidates_asked_for_in_their_order() -> None:
 
 def test_more_profile_features_than_the_scorer_keeps_change_no_score() -> None:
     of = _two_heads(12)
-    parameters = _taught(of, examples=200).publish()
+    parameters, _ = _taught(of, examples=200)
     worn = scorer_of(of, parameters)
     everything = all_positions(of)
     crowd = [[hash32("1"), *(hash32(f"p{p}|{i}") for i in range(6))] for p in range(800)]
     answers = [worn.score(person, everything).tolist() for person in crowd]
+    assert len(worn._row_of) <= len(worn._rows) <= 4_096
     for p in (0, 1, 340, 341, 342, 799):
         fresh = scorer_of(of, parameters)
         assert fresh.score(crowd[p], everything).tolist() == answers[p]
@@ -161,7 +161,7 @@ def test_a_profile_wider_than_all_the_rows_kept_is_scored_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     of = _two_heads(12)
-    parameters = _taught(of, examples=200).publish()
+    parameters, _ = _taught(of, examples=200)
     wide = [hash32(f"p{i}") for i in range(70)]
     roomy = scorer_of(of, parameters).score(wide, all_positions(of)).tolist()
     monkeypatch.setattr(operators.score, "_KEPT_CELLS", 1)
