@@ -1,0 +1,298 @@
+"""Which parts of the docs are made from the code, and how? Each block between markers is.
+
+    <!-- made: NAME -->   ...   <!-- /made -->
+
+`python -m tests.doc_blocks` rewrites every block; `tests/test_docs.py` fails where one is stale.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from flows.diagram import example_flow, mermaid
+from flows.kafka.admin import default_topics
+from flows.settings import Settings
+from schemas.catalogue import Content
+from schemas.policy import (
+    Candidates,
+    Consent,
+    Exploration,
+    Features,
+    Learner,
+    Placement,
+    Retention,
+    Reward,
+    Time,
+)
+from schemas.signals import Affinity, Count, Distinct, Last, Sum
+from schemas.time import format_duration
+
+ROOT: Final = Path(__file__).parents[1]
+EXAMPLES: Final = ROOT / "examples"
+_BLOCK: Final = re.compile(r"(<!-- made: ([a-z-]+) -->\n)(.*?)(<!-- /made -->)", re.DOTALL)
+_SECONDS: Final = re.compile(r"in \d+\.\d s")
+
+COMMANDS: Final = {
+    "replay-check": ".venv/bin/nextbest check examples/policy.yaml examples/catalogue.yaml",
+    "replay-run": ".venv/bin/nextbest replay examples/events.jsonl --policy examples/policy.yaml "
+    "--catalogue examples/catalogue.yaml --out out/example",
+    "replay-look": "grep '\"e02\"' out/example/decisions.jsonl | .venv/bin/python -m json.tool",
+}
+"""The README's three commands for a log of one's own, run in this order."""
+
+_TOPICS: Final = {
+    "events": ("profile id", "what happened; you write it"),
+    "decisions": ("profile id", "what to show; the truth"),
+    "segment-changes": ("profile id", "who entered or left which segment"),
+    "dead-letters": ("as it was", "refused records, byte for byte, the reason in headers"),
+    "outcomes": ("profile id", "the books of a decision, once its attribution window has closed"),
+    "late": ("profile id", "events older than the watermark, by id"),
+    "parameters": ("model", "parameter sets; internal"),
+    "catalogue": ("content id", "reserved: the flow reads a file today"),
+    "policies": ("name", "reserved: the flow reads a file today"),
+}
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What the three commands printed, and the records that they left."""
+
+    printed: dict[str, str]
+    records: dict[str, list[dict[str, Any]]]
+
+
+@cache
+def replayed() -> Replayed:
+    """The README's commands run by a shell, in an empty folder that has the examples."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "examples").symlink_to(EXAMPLES)
+        (folder / ".venv").mkdir()
+        (folder / ".venv/bin").symlink_to(Path(sys.executable).parent)
+        printed = {block: _printed(command, folder) for block, command in COMMANDS.items()}
+        records = {
+            path.stem: [json.loads(line) for line in path.read_text().splitlines()]
+            for path in sorted((folder / "out/example").glob("*.jsonl"))
+        }
+    return Replayed(printed, records)
+
+
+def _printed(command: str, folder: Path) -> str:
+    done = subprocess.run(
+        command,
+        shell=True,
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    lines = (line.rstrip() for line in done.stdout.splitlines())
+    # The progress bar and the time that a run took differ from run to run.
+    return "\n".join(_SECONDS.sub("in 0.0 s", line) for line in lines if "━" not in line)
+
+
+def _console(block: str) -> str:
+    return f"```console\n$ {COMMANDS[block]}\n{replayed().printed[block]}\n```\n"
+
+
+def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _decision_rows() -> Iterator[tuple[str, ...]]:
+    for record in sorted(replayed().records["decisions"], key=lambda r: str(r["decided_at"])):
+        items = ", ".join(f"{i['content_id']} ({i['propensity']:.2f})" for i in record["items"])
+        refused = ", ".join(f"{n} {reason}" for reason, n in record["rejections"].items())
+        yield (
+            f"`{record['trigger']['event_id']}`",
+            record["profile_id"],
+            record["placement"],
+            items or "nothing",
+            refused or "–",
+            record["fallback"] or "–",
+        )
+
+
+def _change_rows() -> Iterator[tuple[str, ...]]:
+    for record in sorted(replayed().records["segment-changes"], key=lambda r: str(r["changed_at"])):
+        when = record["changed_at"][:16].replace("T", " ")
+        yield (
+            when,
+            record["profile_id"],
+            f"{record['direction']} `{record['segment']}`",
+            f"`{record['cause']}`",
+        )
+
+
+def _setting_rows() -> Iterator[tuple[str, ...]]:
+    defaults = Settings.model_construct()
+    for name, field in Settings.model_fields.items():
+        value = getattr(defaults, name)
+        flag = " (`--policy`)" if name == "policy" else ""
+        flag = " (`--catalogue`)" if name == "catalogue" else flag
+        yield (
+            f"`NEXTBEST_{name.upper()}`{flag}",
+            "–" if value in (None, "") else f"`{value}`",
+            field.description or _PLAIN[name],
+        )
+
+
+_PLAIN: Final = {
+    "kafka_security_protocol": "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.",
+    "kafka_sasl_mechanism": "For example SCRAM-SHA-512.",
+    "kafka_sasl_username": "Login at Kafka.",
+    "kafka_sasl_password": "Its password; never shown.",
+    "kafka_ssl_cafile": "The authority that Kafka's certificate must come from.",
+    "kafka_ssl_certfile": "Our own certificate, where Kafka asks for one.",
+    "kafka_ssl_keyfile": "Its key.",
+    "kafka_ssl_password": "The key's password; never shown.",
+    "batch_records": "Most records of one partition taken at a time.",
+    "telemetry_host": "Where metrics and health are served.",
+    "telemetry_port": "0: any free port; the log names it.",
+    "log_level": "DEBUG, INFO, WARNING or ERROR.",
+}
+
+
+def _topic_rows() -> Iterator[tuple[str, ...]]:
+    for spec in default_topics():
+        key, holds = _TOPICS[spec.name]
+        config = spec.config
+        kept = "compacted" if config.get("cleanup.policy") == "compact" else "the broker's default"
+        if "retention.ms" in config:
+            kept = f"{int(config['retention.ms']) // 86_400_000} days"
+        yield f"`{spec.name}`", key, holds, kept
+
+
+_MEANS: Final = {
+    "alpha": "FTRL's step size.",
+    "before_known": "`granted` or `refused`: what holds until something was said.",
+    "candidates": "See below.",
+    "caps": "At most `max` impressions within `within`, `per` content or tag.",
+    "content_id": "Its name, everywhere.",
+    "eligibility": "A condition on the profile and the request.",
+    "epsilon": "For `epsilon_greedy`: the share drawn uniformly.",
+    "events": "One event type or a list.",
+    "expires_after": "Until when a decision holds.",
+    "exploration": "See below.",
+    "fallback": "`contents`: these first, then by priority.",
+    "features": "See below.",
+    "from": "`catalogue` or `request`.",
+    "gamma": "For `igw`: higher is greedier. Absent: grows with the rewards learned.",
+    "half_life": "After this time half of a liking is left.",
+    "l2": "Regularisation.",
+    "model": "See below.",
+    "of": "The field that is read.",
+    "rewards": "Reward kinds, as declared.",
+    "slots": "How many items at most.",
+    "stock": "0 or less: not shown.",
+    "tags": "What it is about.",
+    "triggers": "Event types that cause a decision; `decision_requested` where absent.",
+    "type": "What it is.",
+    "types": "Any of these types.",
+    "valid_from": "RFC 3339; shown from then on.",
+    "valid_until": "RFC 3339; not shown from then on.",
+    "where": "Only events whose fields match.",
+}
+"""Where a field says nothing of itself, or too little for a table."""
+
+_BETTER: Final = frozenset({"alpha", "epsilon", "gamma", "stock", "triggers"})
+
+
+def _field_rows(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+    schema = model.model_json_schema()
+    for name, field in schema["properties"].items():
+        default = field.get("default")
+        if name in schema.get("required", ()):
+            shown = "required"
+        elif default is None or isinstance(default, (dict, list)):
+            shown = "–"
+        elif "(ms|s|m|h|d|w)" in field.get("pattern", ""):
+            shown = f"`{format_duration(default)}`"
+        else:
+            shown = f"`{default}`"
+        said = field.get("description", "")
+        if name == "kind":
+            said = f"`{field['const']}`" if "const" in field else " or ".join(field["enum"])
+        elif not said or name in _BETTER or said.startswith("A duration"):
+            said = _MEANS[name]
+        yield f"`{name}`", shown, said
+
+
+def _fields(*models: type[BaseModel]) -> Callable[[], str]:
+    def table() -> str:
+        parts = []
+        for model in models:
+            title = f"**{model.__name__.lower()}**\n\n" if len(models) > 1 else ""
+            parts.append(title + _table(("field", "default", "meaning"), _field_rows(model)))
+        return "\n".join(parts)
+
+    return table
+
+
+BLOCKS: Final[dict[str, Callable[[], str]]] = {
+    "diagram": lambda: f"```mermaid\n{mermaid(example_flow())}\n```\n",
+    "example-policy": lambda: f"```yaml\n{(EXAMPLES / 'policy.yaml').read_text()}```\n",
+    "replay-check": lambda: _console("replay-check"),
+    "replay-run": lambda: _console("replay-run"),
+    "replay-look": lambda: _console("replay-look"),
+    "example-decisions": lambda: _table(
+        ("trigger", "profile", "placement", "shown (propensity)", "refused", "fallback"),
+        _decision_rows(),
+    ),
+    "example-changes": lambda: _table(("when", "profile", "change", "cause"), _change_rows()),
+    "settings": lambda: _table(("setting", "default", "meaning"), _setting_rows()),
+    "topics": lambda: _table(("topic", "key", "holds", "kept"), _topic_rows()),
+    "time-fields": _fields(Time),
+    "consent-fields": _fields(Consent),
+    "signal-fields": _fields(Count, Sum, Distinct, Last, Affinity),
+    "reward-fields": _fields(Reward),
+    "placement-fields": _fields(Placement),
+    "candidates-fields": _fields(Candidates),
+    "features-fields": _fields(Features),
+    "model-fields": _fields(Learner),
+    "exploration-fields": _fields(Exploration),
+    "retention-fields": _fields(Retention),
+    "content-fields": _fields(Content),
+}
+
+
+def documents() -> list[Path]:
+    """Every document that is read by people."""
+    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def made(text: str) -> str:
+    """A document's text with every block made anew."""
+
+    def block(found: re.Match[str]) -> str:
+        return f"{found[1]}{BLOCKS[found[2]]()}{found[4]}"
+
+    return _BLOCK.sub(block, text)
+
+
+def named_blocks(text: str) -> list[str]:
+    """The names of the blocks that a text has."""
+    return [found[2] for found in _BLOCK.finditer(text)]
+
+
+if __name__ == "__main__":
+    for path in documents():
+        text = path.read_text()
+        if (anew := made(text)) != text:
+            path.write_text(anew)
+            print(f"{path.relative_to(ROOT)}: {', '.join(named_blocks(text))}")
