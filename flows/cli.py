@@ -26,16 +26,21 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except NextbestError as error:
-            Console(stderr=True).print(
-                f"nextbest: {error}", markup=False, highlight=False, soft_wrap=True
-            )
+            _complain(error)
             sys.exit(error.exit_code)
+
+
+def _complain(error: NextbestError) -> None:
+    text = f"nextbest: {error}"
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="nextbest")
 def main() -> None:
     """Decides, for one user at one moment, the next best content."""
+    # While a broker cannot be reached the client logs an error each second; ours says it once.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 @main.command()
@@ -121,6 +126,8 @@ def run(
     policy: Path | None, catalogue: Path | None, process_id: int, addresses: tuple[str, ...]
 ) -> None:
     """Run the live flow on Kafka and Redis; settings are NEXTBEST_* in the environment."""
+    from flows.engine import leave
+    from flows.engine import leave
     from flows.live import run_live
     from flows.settings import read_settings
 
@@ -128,7 +135,20 @@ def run(
     _log(settings.log_level)
     if addresses and process_id >= len(addresses):
         raise click.UsageError(f"-i {process_id} needs at least {process_id + 1} addresses (-a)")
-    run_live(settings, process_id=process_id, addresses=addresses)
+    try:
+        try:
+        run_live(settings, process_id=process_id, addresses=addresses)
+    except NextbestError as error:
+        if len(addresses) < 2:
+            raise
+        # What the engine leaves behind of a cluster may abort the interpreter on its way out.
+        _say(error)
+        leave(error.exit_code)
+    except NextbestError as error:
+        if len(addresses) < 2:
+            raise
+        _complain(error)
+        leave(error.exit_code)
 
 
 @main.command()
@@ -209,6 +229,10 @@ def simulate(rate: float, seed: int, shoppers: int, days: int) -> None:
     click.echo(f"{sent} events sent")
 
 
+def _say(error: NextbestError) -> None:
+    Console(stderr=True).print(f"nextbest: {error}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _bar(console: Console, *, counted: bool = True) -> Progress:
     columns: list[Any] = [TextColumn("{task.description:>12}"), BarColumn()]
     columns += [MofNCompleteColumn()] if counted else [TextColumn("{task.percentage:>3.0f}%")]
@@ -219,8 +243,8 @@ def _log(level: str) -> None:
     logging.basicConfig(
         level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
-    # The client says at INFO what it does all day; what matters of it comes as an error of ours.
-    logging.getLogger("kafka").setLevel(max(logging.WARNING, logging.getLogger().level))
+    if level == "DEBUG":
+        logging.getLogger("kafka").setLevel(logging.INFO)
 
 
 def _text(path: Path) -> str:
@@ -249,3 +273,7 @@ def _instant(text: str | None, flag: str) -> int | None:
             f"{flag}: expected RFC 3339 with an offset, as in 2026-01-05T00:00:00Z"
         )
     return to_millis(moment)
+
+
+if __name__ == "__main__":
+    main()

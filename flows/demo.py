@@ -11,24 +11,21 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
 import orjson
 
-from flows.load import ConfigError, plan_of
 from flows.replay import FILES, run_lockstep
 from flows.report import ReportData, write_report
+from flows.shop.plan import shop_plan, shop_policy
 from flows.simulate.baselines import MostPopularArm, RandomArm, play_arm
 from flows.simulate.results import ArmResult
 from flows.simulate.shop import Shop
 from flows.tally import Tally
 from operators.outputs import Outputs
 from operators.plan import Plan
-from schemas.catalogue import Content
-from schemas.check import load_policy
 from schemas.records import RawBatch, RawRecord
 
 SUBJECT: Final = "nextbest"
@@ -45,19 +42,6 @@ class Shown:
     examples: int
     elapsed_s: float
     report: Path
-
-
-def shop_policy() -> str:
-    """The text of the policy that comes with the simulated shop."""
-    return files("flows.shop").joinpath("policy.yaml").read_text()
-
-
-def shop_plan(shop: Shop, policy_text: str) -> Plan:
-    """The plan of a policy over the shop's catalogue; raises ConfigError with every mistake."""
-    policy, mistakes = load_policy(policy_text, name="policy.yaml")
-    if policy is None:
-        raise ConfigError("\n".join(str(mistake) for mistake in mistakes))
-    return plan_of(policy, [Content.model_validate(record) for record in shop.catalogue()])
 
 
 def play_flow(

@@ -44,6 +44,7 @@ def decision_record(made: Made) -> OutRecord:
         orjson.dumps(record),
         JSON,
         made.adopted,
+        made.received_ms,
     )
 
 

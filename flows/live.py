@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import orjson
 
 from flows import recovery
-from flows.demo import shop_plan, shop_policy
 from flows.engine import StopFlag, run_flow, stop_on_signals
+from flows.errors import RecoveryError
 from flows.kafka.admin import check_kafka
 from flows.kafka.partitions import partition_of
 from flows.kafka.sink import KafkaSink, tail_group
@@ -31,6 +32,7 @@ from flows.redis.connection import check_redis
 from flows.redis.parameters import RedisParameters
 from flows.redis.serving import ServingSink, ServingWrite
 from flows.settings import Settings, SettingsError
+from flows.shop.plan import shop_plan, shop_policy
 from flows.simulate.shop import Shop
 from flows.telemetry import Health, Telemetry, TelemetryServer
 from operators.arrival import Arrived
@@ -44,7 +46,7 @@ from operators.parameters import (
     decode_parameters,
 )
 from operators.plan import Plan
-from operators.shard import ShardBatch
+from operators.shard import ShardBatch, StateError
 
 _LOG: Final = logging.getLogger(__name__)
 _MIB: Final = 1 << 20
@@ -191,14 +193,21 @@ def run_live(settings: Settings, *, process_id: int = 0, addresses: Sequence[str
             due=due,
         )
         progress = _Progress(telemetry, health, due)
+        serving = _serving(settings, telemetry)
+        if serving is not None:
+            # The engine does not promise to close a sink when a flow ends by an error.
+            stack.callback(serving.close)
         flow = personalize(
             core,
             source=_source(settings, topics["events"], stop, progress),
             outlets={
-                name: _outlet(settings, name, topics[name], partitions[topics[name]], stop, health)
+                name: Outlet(
+                    _sink(settings, name, topics[name], stop, health, telemetry),
+                    partial(partition_of, partitions=partitions[topics[name]]),
+                )
                 for name in _OUT
             },
-            serving=_serving(settings, telemetry),
+            serving=serving,
             serve=serving_writes(plan),
         )
         _watch(telemetry, due, plan)
@@ -210,14 +219,17 @@ def run_live(settings: Settings, *, process_id: int = 0, addresses: Sequence[str
             process_id,
             max(1, len(addresses)),
         )
-        run_flow(
-            flow,
-            process_id=process_id,
-            addresses=addresses,
-            epoch_interval=timedelta(seconds=settings.snapshot_every_s),
-            recovery_dir=settings.recovery_dir,
-            allow=CROSSING,
-        )
+        try:
+            run_flow(
+                flow,
+                process_id=process_id,
+                addresses=addresses,
+                epoch_interval=timedelta(seconds=settings.snapshot_every_s),
+                recovery_dir=settings.recovery_dir,
+                allow=CROSSING,
+            )
+        except StateError as error:
+            raise RecoveryError(f"recovery store {settings.recovery_dir}: {error}") from error
     _LOG.info("ended cleanly")
 
 
@@ -234,15 +246,18 @@ def _source(settings: Settings, topic: str, stop: StopFlag, progress: _Progress)
     )
 
 
-def _outlet(
+def _sink(
     settings: Settings,
     name: StreamName,
     topic: str,
-    partitions: int,
     stop: StopFlag,
     health: Health,
-) -> Outlet:
-    sink = KafkaSink(
+    telemetry: Telemetry,
+) -> KafkaSink:
+    def acknowledged(received_ms: int) -> None:
+        telemetry.observe("end_to_end_latency_seconds", (now_ms() - received_ms) / 1_000)
+
+    return KafkaSink(
         topic,
         connection=settings.kafka,
         max_request_size=_LARGEST.get(name, _MIB),
@@ -251,8 +266,8 @@ def _outlet(
         tail_of=topic if name == "decisions" else None,
         stop=stop,
         waiting=health.tick,
+        acknowledged=acknowledged,
     )
-    return Outlet(sink, lambda key: partition_of(key, partitions))
 
 
 def _serving(settings: Settings, telemetry: Telemetry) -> ServingSink | None:
@@ -312,6 +327,10 @@ def _adopted(recorded: dict[str, bytes], decision_id: str) -> Record | None:
 def _watch(telemetry: Telemetry, due: Due, plan: Plan) -> None:
     telemetry.watch("state_profiles", lambda: float(sum(due.profiles.values())))
     telemetry.watch("state_bytes", lambda: float(sum(due.bytes_held.values())))
+    telemetry.watch(
+        "watermark_lag_seconds",
+        lambda: 0.0 if due.watermark_ms is None else (now_ms() - due.watermark_ms) / 1_000,
+    )
     telemetry.set("start_timestamp_seconds", time.time())
     telemetry.set(
         "build_info", 1, version="0.1.0", policy=plan.policy.name, policy_digest=plan.policy_digest

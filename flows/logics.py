@@ -41,7 +41,8 @@ class Learned(NamedTuple):
 class Due:
     """When each shard of this process next has something to do, and what it holds.
 
-    The source reads it: a quiet shard is not woken by the mere passing of time, because an awoken
+    `watermark_ms` is the lowest watermark of the partitions that this process reads. The source
+    reads `next_ms`: a quiet shard is not woken by the mere passing of time, because an awoken
     shard's state is written again at the next snapshot.
     """
 
@@ -49,6 +50,7 @@ class Due:
     profiles: dict[int, int] = field(default_factory=dict)
     bytes_held: dict[int, int] = field(default_factory=dict)
     snapshot_seconds: float = 0.0
+    watermark_ms: int | None = None
 
 
 class ShardLogic(StatefulBatchLogic[ShardBatch, Outputs, bytes]):

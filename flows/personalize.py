@@ -153,6 +153,7 @@ def _output(
 
 def _decode(core: Core, batch: RawBatch) -> Decoded:
     decoded = core.decoder.decode(batch)
+    core.due.watermark_ms = min((at for _, at in decoded.watermarks), default=None)
     telemetry = core.telemetry
     if decoded.unknown_fields:
         telemetry.count("unknown_fields_total", decoded.unknown_fields)

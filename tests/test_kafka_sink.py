@@ -261,16 +261,17 @@ def test_the_tail_begins_two_snapshots_back(kafka: RunningKafka, topic_prefix: s
     topic = make_topic(kafka.bootstrap, f"{topic_prefix}-y")
     name = f"{topic_prefix}-flow"
     connection = connection_to(kafka.bootstrap)
-    with sink_part(kafka.bootstrap, topic, options={"tail_of": name}) as part:
-        for record in "abcd":
-            part.write_batch([[out(record, value=record.encode())]])
-            part.snapshot()
 
     def tail(*, from_start: bool) -> dict[str, bytes]:
         return read_tail(connection, topic, group=tail_group(name), from_start=from_start)
 
-    # Snapshots 1, 2, 3 and 4: when the last was taken, 2 was certain to be closed.
-    eventually(lambda: tail(from_start=False) == {"c": b"c", "d": b"d"}, what="the tail's bound")
+    with sink_part(kafka.bootstrap, topic, options={"tail_of": name}) as part:
+        for record in "abcd":
+            part.write_batch([[out(record, value=record.encode())]])
+            part.snapshot()
+        # Snapshots 1, 2, 3 and 4: when the last was taken, 2 was certain to be closed.
+        expected = {"c": b"c", "d": b"d"}
+        eventually(lambda: tail(from_start=False) == expected, what="the tail's bound")
     assert list(tail(from_start=True)) == list("abcd")
 
 

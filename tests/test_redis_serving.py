@@ -1,6 +1,7 @@
 """Does Redis end up with the newest of everything, whatever happens to it and to the flow?"""
 
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -342,6 +343,60 @@ def test_closing_without_redis_ends_within_its_bound_for_all_partitions_together
     assert time.monotonic() - begun < 3.5
 
 
+def test_a_snapshot_of_many_partitions_waits_once_for_a_redis_that_hangs(topic_prefix: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"redis://127.0.0.1:{mute.getsockname()[1]}/0"
+        sink = ServingSink(
+            url, partitions=64, prefix=topic_prefix, snapshot_wait_s=0.2, close_wait_s=0.0
+        )
+        parts = [sink.build_part("serve", name, None) for name in sink.list_parts()]
+        for part in parts:
+            part.write_batch([[a_write()]])
+        begun = time.monotonic()
+        left = [len(decode_backlog(part.snapshot())) for part in parts]
+        # Not a speed: 64 waits one after the other would be 12.8 s.
+        assert time.monotonic() - begun < 6.0
+        assert left == [1] * 64
+        sink.close()
+
+
+def test_writes_of_many_partitions_travel_together(
+    redis_server: RunningRedis, client: redis.Redis, topic_prefix: str
+) -> None:
+    sink = ServingSink(redis_server.url, partitions=64, prefix=topic_prefix, snapshot_wait_s=30)
+    parts = [sink.build_part("serve", name, None) for name in sink.list_parts()]
+
+    def calls() -> int:
+        return int(client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+    before = calls()
+    for round_ in range(10):
+        for number, part in enumerate(parts):
+            part.write_batch([[a_write(f"u{number}", round_)]])
+    for part in parts:
+        part.close()
+    assert client.hget(profile_key("u63", prefix=topic_prefix), "v") == b"9"
+    assert calls() - before < 640 / 4
+
+
+def test_the_bound_is_shared_by_all_partitions(topic_prefix: str) -> None:
+    (port,) = free_ports(1)
+    telemetry = Telemetry()
+    sink = ServingSink(
+        f"redis://127.0.0.1:{port}/0",
+        partitions=4,
+        prefix=topic_prefix,
+        telemetry=telemetry,
+        max_entries=40,
+    )
+    for name in sink.list_parts():
+        part = sink.build_part("serve", name, None)
+        part.write_batch([[a_write(f"u{n}") for n in range(100)]])
+    assert counted(telemetry, "redis_backlog") == 40
+    assert counted(telemetry, "redis_writes_total", result="dropped") == 360
+    sink.close()
+
+
 def test_partitions_are_named_so_that_the_engine_sorts_them_as_numbers() -> None:
     sink = ServingSink("redis://localhost:6379/0", partitions=12)
     names = sink.list_parts()
@@ -359,8 +414,8 @@ def test_a_flow_aborted_while_redis_is_down_serves_everything_after_its_resume(
     items: list[Any] = [("0", [a_write(f"u{n}", n, b"%d" % n)]) for n in range(20)]
     items.insert(10, TestingSource.ABORT())
 
-    def run(url: str) -> None:
-        sink = ServingSink(url, partitions=2, prefix=topic_prefix, close_wait_s=30)
+    def run(url: str, *, close_wait_s: float) -> None:
+        sink = ServingSink(url, partitions=2, prefix=topic_prefix, close_wait_s=close_wait_s)
         flow = Dataflow("serving")
         op.output("serve", op.input("inp", flow, TestingSource(items)), sink)
         run_main(  # type: ignore[no-untyped-call]
@@ -372,8 +427,8 @@ def test_a_flow_aborted_while_redis_is_down_serves_everything_after_its_resume(
 
     # Nobody listens there: the first run can have written nothing.
     (port,) = free_ports(1)
-    run(f"redis://127.0.0.1:{port}/0")
-    run(redis_server.url)
+    run(f"redis://127.0.0.1:{port}/0", close_wait_s=0.0)
+    run(redis_server.url, close_wait_s=30.0)
     keys = [profile_key(f"u{n}", prefix=topic_prefix) for n in range(20)]
     assert [client.hget(key, "d") for key in keys] == [b"%d" % n for n in range(20)]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Any, Final
 
 from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
@@ -20,6 +21,7 @@ from flows.kafka.connection import KafkaConnection, connect
 
 _LOG: Final = logging.getLogger(__name__)
 _PAUSE_AFTER_FAILURE_S: Final = 2.0
+_PAUSE_WHEN_CLOSING_S: Final = 0.2
 
 
 class OffsetCommitter:
@@ -32,6 +34,7 @@ class OffsetCommitter:
         self._changed = threading.Condition()
         self._waiting: dict[int, int] = {}
         self._closing = False
+        self._close_by = 0.0
         self._thread: threading.Thread | None = None
 
     def put(self, partition: int, offset: int) -> None:
@@ -49,6 +52,7 @@ class OffsetCommitter:
         """Commit what waits, for at most `timeout_s`, and end the thread."""
         with self._changed:
             self._closing = True
+            self._close_by = time.monotonic() + timeout_s
             self._changed.notify()
         if self._thread is not None:
             self._thread.join(timeout_s)
@@ -70,9 +74,11 @@ class OffsetCommitter:
                 )
                 with self._changed:
                     self._waiting = taken | self._waiting
-                    if self._closing:
+                    if self._closing and time.monotonic() > self._close_by:
                         break
-                    self._changed.wait_for(lambda: self._closing, _PAUSE_AFTER_FAILURE_S)
+                    # A cluster's first group has no coordinator for a second or so.
+                    pause = _PAUSE_WHEN_CLOSING_S if self._closing else _PAUSE_AFTER_FAILURE_S
+                    self._changed.wait(pause)
         if admin is not None:
             admin.close()
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from kafka import KafkaProducer
@@ -35,7 +36,8 @@ class Outbox:
     """Sends to the partitions of one topic; `settle` returns only when all was acknowledged.
 
     `stop` says that the process was asked to end: then an outage is waited for at most 15 s.
-    `waiting` is called twice a second while an outage holds the caller up.
+    `waiting` is called twice a second while an outage holds the caller up. `acknowledged` is called
+    with a record's `received_ms` when the broker has it, on the client's own thread.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Outbox:
         delivery_timeout_s: float,
         stop: Callable[[], bool],
         waiting: Callable[[], None],
+        acknowledged: Callable[[int], None] | None,
     ) -> None:
         self._topic = topic
         self._address = connection.bootstrap_servers
@@ -58,6 +61,7 @@ class Outbox:
         self._timeout_s = delivery_timeout_s
         self._stop = stop
         self._waiting = waiting
+        self._acknowledged = acknowledged
         self._max_request_size = max_request_size
         self._in_flight: deque[tuple[Any, int, str, int]] = deque()
         self._bytes = 0
@@ -105,6 +109,9 @@ class Outbox:
             ) from error
         except (KafkaError, AssertionError) as error:
             raise self._failed(record.record_id, error) from error
+        if self._acknowledged is not None and record.received_ms is not None:
+            acknowledged, received_ms = self._acknowledged, record.received_ms
+            future.add_callback(lambda _: acknowledged(received_ms))
         self._in_flight.append((future, partition, record.record_id, size))
         self._bytes += size
         if len(self._in_flight) > self._most_records or self._bytes > self._most_bytes:
@@ -140,12 +147,10 @@ class Outbox:
 
     def close(self) -> None:
         """Send what is buffered if that works at once, and disconnect."""
-        try:
+        # Trap: a wedged producer raises here. What it held was never acknowledged, so it is made
+        # again after the resume; the error that ends the flow must not be hidden by this one.
+        with suppress(KafkaError):
             self._producer.close(timeout=2)
-        except KafkaError:
-            # Trap: a wedged producer raises here. What it held was never acknowledged, so it is
-            # made again after the resume.
-            self._producer.close(timeout=0)
 
     def _reap(self) -> None:
         """Look at the acknowledgements that have come, oldest first."""

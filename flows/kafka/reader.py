@@ -24,7 +24,7 @@ from schemas.records import RawRecord
 
 _LOG: Final = logging.getLogger(__name__)
 _ALL: Final = 10_000_000
-_POLL_AT_LEAST_EVERY_S: Final = 0.02
+_POLL_AT_LEAST_EVERY_S: Final = 0.05
 _CONFIRMED_WITHIN_S: Final = 2.0
 _PROGRESS_EVERY_S: Final = 1.0
 _BUFFERED_RECORDS: Final = 20_000

@@ -60,8 +60,8 @@ class KafkaSink(FixedPartitionedSink[list[OutRecord], int]):
     `max_in_flight_records` and `max_in_flight_bytes` are unacknowledged. `max_request_size` is the
     largest record in bytes. A snapshot waits up to `delivery_timeout_s` for the broker.
     `tail_of` names the flow: the position of two snapshots ago is then committed to the group
-    `<name>.tail`, where `read_tail` finds it before a flow starts. For `stop` and `waiting` see
-    `Outbox`. Raises DeliveryError and ConnectorError from inside the engine.
+    `<name>.tail`, where `read_tail` finds it before a flow starts. For `stop`, `waiting` and
+    `acknowledged` see `Outbox`. Raises DeliveryError and ConnectorError from inside the engine.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class KafkaSink(FixedPartitionedSink[list[OutRecord], int]):
         tail_of: str | None = None,
         stop: Callable[[], bool] = lambda: False,
         waiting: Callable[[], None] = lambda: None,
+        acknowledged: Callable[[int], None] | None = None,
     ) -> None:
         self.topic = topic
         self._connection = connection
@@ -90,6 +91,7 @@ class KafkaSink(FixedPartitionedSink[list[OutRecord], int]):
             delivery_timeout_s=delivery_timeout_s,
             stop=stop,
             waiting=waiting,
+            acknowledged=acknowledged,
         )
         self._outbox: Outbox | None = None
         self._scanner: Scanner | None = None

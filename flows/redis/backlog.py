@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 class Backlog:
     """The newest write per key, oldest first; not safe for threads, its owner holds a lock."""
 
-    def __init__(self, *, max_entries: int = 50_000, max_bytes: int = 32 << 20) -> None:
+    def __init__(self, *, max_entries: int = 100_000, max_bytes: int = 64 << 20) -> None:
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._deletes: dict[_Key, Entry] = {}
@@ -49,7 +49,7 @@ class Backlog:
 
     def offer(self, write: ServingWrite, *, now: float) -> int:
         """Keep a write unless a newer one of its key waits; how many others had to be dropped."""
-        # Called for every decision, on the flow's thread: plain look-ups and no helpers.
+        # Called for every decision, on the flow's thread: plain look-ups, nothing shared.
         key = write[:3]
         value = write.value
         erases = not value

@@ -117,9 +117,7 @@ class RedisParameters:
                 self._published[parameters.model] = parameters
                 self._start()
                 self._lock.notify_all()
-        if newest:
-            self._telemetry.count("parameters_published_total", model=parameters.model)
-        else:
+        if not newest:
             self._stale(parameters)
 
     def load_all(self) -> tuple[str, ...]:

@@ -42,7 +42,9 @@ class ServingSink(FixedPartitionedSink[list[ServingWrite], bytes]):
     so that a later snapshot of that partition replaces the earlier. `partitions` is the number of
     sink partitions over all processes: it must not shrink between runs, or the backlogs of the
     partitions that went are lost. `snapshot_wait_s` is how long a snapshot waits for the backlog
-    to drain while Redis answers; while it does not, a snapshot does not wait at all.
+    to drain while Redis answers, all partitions together; while it does not answer, a snapshot
+    does not wait at all. `max_entries` and `max_bytes` bound the backlog of all
+    partitions together, each having an equal share.
     """
 
     def __init__(
@@ -54,14 +56,14 @@ class ServingSink(FixedPartitionedSink[list[ServingWrite], bytes]):
         telemetry: Telemetry | None = None,
         snapshot_wait_s: float = 0.2,
         close_wait_s: float = 5.0,
-        max_entries: int = 50_000,
-        max_bytes: int = 32 << 20,
+        max_entries: int = 100_000,
+        max_bytes: int = 64 << 20,
     ) -> None:
         self._partitions = partitions
         self._snapshot_wait_s = snapshot_wait_s
         self._close_wait_s = close_wait_s
-        self._max_entries = max_entries
-        self._max_bytes = max_bytes
+        self._max_entries = max(1, max_entries // partitions)
+        self._max_bytes = max(1, max_bytes // partitions)
         self._writer = _Writer(url, prefix=prefix, telemetry=telemetry or NoTelemetry())
 
     def list_parts(self) -> list[str]:
@@ -96,7 +98,7 @@ class ServingSink(FixedPartitionedSink[list[ServingWrite], bytes]):
     def close(self) -> None:
         """Stop the thread without waiting: for after a run that the engine broke off.
 
-        The engine closes partitions at the end of the input only; harmless to call twice.
+        The engine does not promise to close partitions then. Harmless to call twice.
         """
         self._writer.remove_all()
 
@@ -118,12 +120,12 @@ class ServingPartition(StatefulSinkPartition[list[ServingWrite], bytes]):
 
     def snapshot(self) -> bytes:
         """What is not written yet, after a short wait for it to become nothing."""
-        self._writer.wait(self._part, timeout_s=self._snapshot_wait_s, even_if_down=False)
+        self._writer.wait_briefly(self._part, timeout_s=self._snapshot_wait_s)
         return self._writer.encode(self._part)
 
     def close(self) -> None:
         """Write what is left, for a bounded time; what remains is in the last snapshot."""
-        self._writer.wait(self._part, timeout_s=self._close_wait_s, even_if_down=True)
+        self._writer.wait_finally(self._part, timeout_s=self._close_wait_s)
         self._writer.remove(self._part)
 
 
@@ -141,6 +143,7 @@ class _Writer:
         self._down = False
         self._hurry = threading.Event()
         self._close_by: float | None = None
+        self._briefly_from = float("-inf")
         self._bug: BaseException | None = None
         telemetry.watch("redis_backlog", self.size)
 
@@ -181,22 +184,31 @@ class _Writer:
         if dropped:
             self._telemetry.count("redis_writes_total", dropped, result="dropped")
 
-    def wait(self, part: str, *, timeout_s: float, even_if_down: bool) -> None:
-        """Wait until a partition has nothing left to write.
+    def wait_briefly(self, part: str, *, timeout_s: float) -> None:
+        """Wait until a partition has nothing left to write, unless Redis is down.
 
-        With `even_if_down` (at the end of a run) all partitions share one deadline.
+        The partitions of one snapshot come right after another and share one wait: each of many
+        waiting on its own would hold up the epoch by as many times.
         """
-        if even_if_down:
-            self._hurry.set()  # cut a pause short: this is the last chance
-            if self._close_by is None:
-                self._close_by = time.monotonic() + timeout_s
-            timeout_s = self._close_by - time.monotonic()
-
-        def settled() -> bool:
-            return not self._backlogs.get(part) or (self._down and not even_if_down)
-
+        now = time.monotonic()
+        if now > self._briefly_from + timeout_s + 1.0:
+            self._briefly_from = now
         with self._changed:
-            self._changed.wait_for(settled, max(0.0, timeout_s))
+            self._changed.wait_for(
+                lambda: self._down or not self._backlogs.get(part),
+                max(0.0, self._briefly_from + timeout_s - now),
+            )
+
+    def wait_finally(self, part: str, *, timeout_s: float) -> None:
+        """Wait at the end of a run, Redis down or not; all partitions share one deadline."""
+        self._hurry.set()  # cut a pause short: this is the last chance
+        now = time.monotonic()
+        if self._close_by is None:
+            self._close_by = now + timeout_s
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not self._backlogs.get(part), max(0.0, self._close_by - now)
+            )
 
     def encode(self, part: str) -> bytes:
         with self._changed:
@@ -215,7 +227,7 @@ class _Writer:
         pause_s = _FIRST_PAUSE_S
         while (batch := self._next()) is not None:
             try:
-                self._write(*batch)
+                self._write(batch)
             except redis.RedisError as error:
                 self._failed(error)
                 # Not all at once when many processes have lost the same server.
@@ -225,35 +237,49 @@ class _Writer:
             else:
                 pause_s = _FIRST_PAUSE_S
 
-    def _next(self) -> tuple[str, list[Entry]] | None:
-        """The next batch, waiting for one; None when the last partition has gone."""
+    def _next(self) -> list[tuple[str, list[Entry]]] | None:
+        """The next batch by partition, waiting for one; None when the last partition has gone."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: not self._backlogs or any(self._backlogs.values()))
                 if not self._backlogs:
                     self._thread = None
                     return None
-                linger = max(map(len, self._backlogs.values())) < _BATCH
+                linger = sum(map(len, self._backlogs.values())) < _BATCH
             if linger:
                 self._hurry.wait(_LINGER_S)
             with self._changed:
-                for part, backlog in self._backlogs.items():
-                    if backlog:
-                        # The served partition goes to the end, so that a busy one starves none.
-                        self._backlogs[part] = self._backlogs.pop(part)
-                        return part, backlog.peek(limit=_BATCH, limit_bytes=_BATCH_BYTES)
+                if batch := self._gather():
+                    return batch
 
-    def _write(self, part: str, entries: list[Entry]) -> None:
+    def _gather(self) -> list[tuple[str, list[Entry]]]:
+        """One batch out of all partitions: one call a partition would be a call a key."""
+        batch = []
+        left, left_bytes = _BATCH, _BATCH_BYTES
+        for part in list(self._backlogs):
+            if left <= 0 or left_bytes <= 0:
+                break
+            # The served partition goes to the end, so that a busy one starves none.
+            backlog = self._backlogs[part] = self._backlogs.pop(part)
+            if entries := backlog.peek(limit=left, limit_bytes=left_bytes):
+                batch.append((part, entries))
+                left -= len(entries)
+                left_bytes -= sum(entry.size for entry in entries)
+        return batch
+
+    def _write(self, batch: list[tuple[str, list[Entry]]]) -> None:
         now = time.monotonic()
+        all_entries = [entry for _, entries in batch for entry in entries]
         results = compare_and_set(
             self._client,
-            [entry.write for entry in entries],
+            [entry.write for entry in all_entries],
             prefix=self._prefix,
-            ttls_ms=[ttl_left_ms(entry, now=now) for entry in entries],
+            ttls_ms=[ttl_left_ms(entry, now=now) for entry in all_entries],
         )
         with self._state_changes():
-            if backlog := self._backlogs.get(part):
-                backlog.done(entries)
+            for part, entries in batch:
+                if backlog := self._backlogs.get(part):
+                    backlog.done(entries)
             recovered, self._down = self._down, False
         if recovered:
             _LOG.warning("Redis at %s answers again", redis_address(self._url))

@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.servers.packages import install_packages
 from tests.servers.process import ServerUnavailable
 
-_POM = Path(__file__).parent / "kafka" / "pom.xml"
+_POM = Path(__file__).parent / "jars" / "pom.xml"
 _REPOSITORY = Path(__file__).parents[2]
 _OLDEST_JAVA = 17
 _FETCH_TIMEOUT_S = 900

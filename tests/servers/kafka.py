@@ -26,7 +26,7 @@ from tests.servers.process import ServerFailed, ServerProcess, accepts_connectio
 _START_TIMEOUT_S = 90.0
 # A JVM's exit code after an orderly shutdown on SIGTERM.
 _ENDED_BY_SIGTERM = 143
-_LOGGING = Path(__file__).parent / "kafka" / "log4j2.properties"
+_LOGGING = Path(__file__).parent / "jars" / "log4j2.properties"
 
 # A small broker: few threads, one partition for each internal topic, no rebalance delay.
 _PROPERTIES: Mapping[str, str] = {
