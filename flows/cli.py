@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from flows.errors import NextbestError
+from flows.errors import ConnectorError, NextbestError
 
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 _FOLDER: Final = click.Path(path_type=Path, file_okay=False)
@@ -28,9 +28,15 @@ class _Commands(click.Group):
         except NextbestError as error:
             _complain(error)
             sys.exit(error.exit_code)
+        except OSError as error:
+            # Where it names a file, that file is what is wrong: a folder in the way, no rights.
+            if error.filename is None:
+                raise
+            _complain(error)
+            sys.exit(ConnectorError.exit_code)
 
 
-def _complain(error: NextbestError) -> None:
+def _complain(error: Exception) -> None:
     text = f"nextbest: {error}"
     Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -127,7 +133,6 @@ def run(
 ) -> None:
     """Run the live flow on Kafka and Redis; settings are NEXTBEST_* in the environment."""
     from flows.engine import leave
-    from flows.engine import leave
     from flows.live import run_live
     from flows.settings import read_settings
 
@@ -136,17 +141,11 @@ def run(
     if addresses and process_id >= len(addresses):
         raise click.UsageError(f"-i {process_id} needs at least {process_id + 1} addresses (-a)")
     try:
-        try:
         run_live(settings, process_id=process_id, addresses=addresses)
     except NextbestError as error:
         if len(addresses) < 2:
             raise
         # What the engine leaves behind of a cluster may abort the interpreter on its way out.
-        _say(error)
-        leave(error.exit_code)
-    except NextbestError as error:
-        if len(addresses) < 2:
-            raise
         _complain(error)
         leave(error.exit_code)
 
@@ -227,10 +226,6 @@ def simulate(rate: float, seed: int, shoppers: int, days: int) -> None:
             settings, events_per_second=rate, seed=seed, shoppers=shoppers, days=days, stop=stop
         )
     click.echo(f"{sent} events sent")
-
-
-def _say(error: NextbestError) -> None:
-    Console(stderr=True).print(f"nextbest: {error}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _bar(console: Console, *, counted: bool = True) -> Progress:

@@ -1,8 +1,9 @@
 """Logs and outputs as files: JSON Lines, plain or gzip.
 
-A log line is an event as it would be on the topic. Where a line holds `nextbest_record` instead,
-it is a record that was exported as it was (bytes that are not a JSON object): it is read back to
-the same bytes. Lines are never sorted: replay follows the log's order.
+A log line is an event as it would be on the topic. An exported line is read back to the record that
+it was, bytes and append time: a JSON object follows its `received_at`, in a spelling that no other
+program writes; anything else stands in `nextbest_record`. Lines are never sorted: replay follows
+the log's order.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import base64
 import binascii
 import gzip
+import re
 import statistics
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
@@ -28,6 +32,9 @@ from schemas.time import rfc3339, to_millis
 
 RECORD_FIELD: Final = "nextbest_record"
 _SAMPLED: Final = 101
+# The blank after the brace tells an exported line from one that begins with a clock of its own.
+_EXPORTED: Final = re.compile(rb'\{ "received_at":"([0-9T:.-]{23}Z)",')
+_PREFIX_BYTES: Final = len('{ "received_at":"2026-01-01T00:00:00.000Z",')
 
 
 @contextmanager
@@ -39,7 +46,7 @@ def open_log(path: Path) -> Iterator[IO[bytes]]:
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as log:
             yield log  # type: ignore[misc]
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ConnectorError(f"{path} cannot be read: {error}") from error
 
 
@@ -62,13 +69,17 @@ def read_records(
 
 
 def _record(offset: int, line: bytes) -> RawRecord:
+    if exported := _EXPORTED.match(line):
+        received_ms = to_millis(datetime.fromisoformat(exported[1].decode()))
+        return RawRecord(offset, received_ms, None, b"{" + line[_PREFIX_BYTES:])
     if not line.startswith(b'{"' + RECORD_FIELD.encode()):
         return RawRecord(offset, None, None, line)
     try:
         kept: dict[str, Any] = orjson.loads(line)[RECORD_FIELD]
+        received = kept["received_ms"]
         return RawRecord(
             offset,
-            int(kept["received_ms"]),
+            None if received is None else int(received),
             None if kept["key"] is None else base64.b64decode(kept["key"]),
             None if kept["value"] is None else base64.b64decode(kept["value"]),
             tuple((name, base64.b64decode(value)) for name, value in kept["headers"]),
@@ -80,17 +91,12 @@ def _record(offset: int, line: bytes) -> RawRecord:
 def log_line(record: RawRecord) -> bytes:
     """A record of a topic as a line of a log, with the broker's append time as `received_at`.
 
-    A JSON object without headers of meaning stays readable: only `received_at` is added (replacing
-    a value the producer sent, which the topic's clock overrides). Anything else is kept as bytes.
+    An event on one line stays readable; its key is not kept, which is the profile's id again, nor
+    are headers that mean nothing to the flow. Anything else is kept as bytes, with key and headers.
     """
     value = record.value
-    if value is not None and not any(name.startswith("ce_") for name, _ in record.headers):
-        try:
-            body = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            body = None
-        if isinstance(body, dict) and RECORD_FIELD not in body and record.received_ms is not None:
-            return orjson.dumps({**body, "received_at": rfc3339(record.received_ms)})
+    if value is not None and record.received_ms is not None and _is_readable(record, value):
+        return b'{ "received_at":"' + rfc3339(record.received_ms).encode() + b'",' + value[1:]
     kept = {
         "received_ms": record.received_ms,
         "key": None if record.key is None else base64.b64encode(record.key).decode(),
@@ -100,6 +106,27 @@ def log_line(record: RawRecord) -> bytes:
     return orjson.dumps({RECORD_FIELD: kept})
 
 
+def _is_readable(record: RawRecord, value: bytes) -> bool:
+    # A clock that the producer sent is overridden by the topic's: it must not stand beside it.
+    if value[:1] != b"{" or value != value.strip() or b'"received_at"' in value:
+        return False
+    if b"\n" in value or b"\r" in value or any(_has_meaning(header) for header in record.headers):
+        return False
+    try:
+        event = Event.model_validate_json(value)
+    except ValidationError:
+        return False
+    ids = (event.user_id, event.anonymous_id)
+    return record.key is None or record.key in [name.encode() for name in ids if name]
+
+
+def _has_meaning(header: tuple[str, bytes]) -> bool:
+    name, value = header
+    return name.startswith("ce_") or (
+        name == "content-type" and value.startswith(b"application/cloudevents")
+    )
+
+
 def initial_clock(paths: list[Path]) -> int | None:
     """Where the clock of a log starts: the median date of its first events, None without any.
 
@@ -107,6 +134,9 @@ def initial_clock(paths: list[Path]) -> int | None:
     """
     dates = []
     for record in islice(read_records(paths), _SAMPLED):
+        if record.received_ms is not None:
+            dates.append(record.received_ms)
+            continue
         try:
             event = Event.model_validate_json(record.value or b"")
         except ValidationError:

@@ -94,9 +94,11 @@ class Decide:
         # A profile's time never runs backwards; an event older than that (within the allowed
         # lateness) still counts in its own bucket of every window.
         now_ms = max(profile.now_ms, event.occurred_ms)
-        out.changes += pass_time(profile, plan, now_ms)
+        passed = pass_time(profile, plan, now_ms)
+        out.changes += passed
         profile.now_ms = now_ms
-        profile.version += 1
+        # As a timer counts them: the version must not tell which of the two came first.
+        profile.version += 1 + len(passed)
         if event.type == "consent_changed":
             state_consent(profile, event.consent or {}, event.occurred_ms)
             if refusal(plan.policy.consent, profile, "collect") == "consent_refused":

@@ -219,7 +219,7 @@ class Shard:
             plan = self.decide.plan
             changes = pass_time(profile, plan, until_ms)
             if changes:
-                profile.version += 1
+                profile.version += len(changes)
                 touched[profile_id] = None
             out.changes += changes
             close_windows(profile, until_ms, out=out)
