@@ -45,8 +45,11 @@ def _complain(error: Exception) -> None:
 @click.version_option(package_name="nextbest")
 def main() -> None:
     """Decides, for one user at one moment, the next best content."""
-    # While a broker cannot be reached the client logs an error each second; ours says it once.
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    # While a broker cannot be reached the client logs an error each second; ours says it once. It
+    # takes the cause from that log (see `flows.kafka.connection`), so only the way out is closed.
+    client = logging.getLogger("kafka")
+    client.addHandler(logging.NullHandler())
+    client.propagate = False
 
 
 @main.command()
@@ -98,7 +101,15 @@ def demo(
 @click.option("--policy", required=True, type=_FILE)
 @click.option("--catalogue", required=True, type=_FILE)
 @click.option("--out", required=True, type=_FOLDER)
-def replay(events: tuple[Path, ...], policy: Path, catalogue: Path, out: Path) -> None:
+@click.option(
+    "--shards",
+    type=click.IntRange(1, 4_096),
+    default=64,
+    show_default=True,
+    envvar="NEXTBEST_SHARDS",
+    help="As of the live flow whose log it is: ids and draws follow from it.",
+)
+def replay(events: tuple[Path, ...], policy: Path, catalogue: Path, out: Path, shards: int) -> None:
     """Run the flow on log files (JSON Lines, plain or .gz), in the order given."""
     from flows.demo_table import accounting_line
     from flows.load import load_plan
@@ -112,7 +123,13 @@ def replay(events: tuple[Path, ...], policy: Path, catalogue: Path, out: Path) -
     total = sum(path.stat().st_size for path in events if path.exists()) if plain else None
     with _bar(console, counted=False) as bar:
         task = bar.add_task("replay", total=total)
-        done = replay_logs(plan, list(events), out, on_bytes=lambda count: bar.advance(task, count))
+        done = replay_logs(
+            plan,
+            list(events),
+            out,
+            on_bytes=lambda count: bar.advance(task, count),
+            shards=shards,
+        )
     report = write_replay_report(out / "report.html", plan, done, logs=list(events))
     tally = done.tally
     console.print(
@@ -239,7 +256,9 @@ def _log(level: str) -> None:
         level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
     if level == "DEBUG":
-        logging.getLogger("kafka").setLevel(logging.INFO)
+        client = logging.getLogger("kafka")
+        client.setLevel(logging.INFO)
+        client.propagate = True
 
 
 def _text(path: Path) -> str:

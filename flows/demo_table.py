@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from flows.report import Accounting
@@ -10,16 +13,14 @@ from flows.simulate.results import ArmResult, Interval, estimates, uplift
 
 def arms_table(arms: tuple[ArmResult, ...]) -> Table:
     """The arms beside each other; the first is the subject, the uplift is its own over each."""
-    table = Table(title="same shoppers, same draws (95 % bootstrap intervals over shoppers)")
-    for heading in (
-        "arm",
-        "CTR",
-        "conversion",
-        "revenue / shopper",
-        "CTR uplift",
-        "conversion uplift",
-    ):
-        table.add_column(heading, justify="left" if heading == "arm" else "right")
+    table = Table(
+        title="same shoppers, same draws; \\[95 % bootstrap interval over shoppers]",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("arm", "CTR", "conversion", "revenue", "CTR uplift", "conv. uplift"):
+        justify: Literal["left", "right"] = "left" if heading == "arm" else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
     for arm in arms:
         own = estimates(arm)
         over = None if arm is arms[0] else uplift(arms[0], arm)
@@ -49,4 +50,6 @@ def _percent(interval: Interval, *, digits: int = 1) -> str:
 
 
 def _signed(interval: Interval) -> str:
-    return f"{interval.value * 100:+.0f} % [{interval.low * 100:+.0f}, {interval.high * 100:+.0f}]"
+    low, high = interval.low * 100, interval.high * 100
+    # Escaped: a bracket would be read as markup.
+    return f"{interval.value * 100:+.0f} % \\[{low:.0f}, {high:.0f}]"

@@ -18,7 +18,7 @@ from flows.encode import dead_letter_line
 from flows.engine import run_flow
 from flows.files import JsonLines, initial_clock, read_records
 from flows.lockstep import Lockstep, LockstepSource, Next
-from flows.personalize import Core, Outlet, StreamName, personalize
+from flows.personalize import DEFAULT_SHARDS, Core, Outlet, StreamName, personalize
 from flows.tally import Tally
 from operators.decode import Decoder
 from operators.outputs import Outputs
@@ -55,6 +55,7 @@ def run_lockstep(
     out: Path,
     tally: Tally,
     initial_clock_ms: int | None = None,
+    shards: int = DEFAULT_SHARDS,
 ) -> int:
     """Run the flow in lockstep over the batches that `following` gives; the examples learned.
 
@@ -71,6 +72,7 @@ def run_lockstep(
         ),
         parameters=parameters,
         incarnation=INCARNATION,
+        shards=shards,
     )
     models = [name for name, placement in plan.placements.items() if placement.heads]
 
@@ -97,8 +99,13 @@ def replay(
     out: Path,
     *,
     on_bytes: Callable[[int], None] = lambda _count: None,
+    shards: int = DEFAULT_SHARDS,
 ) -> Replayed:
-    """Replay logs, in order, through the flow; raises ConnectorError where one cannot be read."""
+    """Replay logs, in order, through the flow; raises ConnectorError where one cannot be read.
+
+    `shards` is that of the live flow whose log it is: a decision's id begins with its shard, and
+    what is drawn for it follows from its id.
+    """
     tally = Tally(plan)
     records = read_records(logs, on_bytes=on_bytes)
     started = last = perf_counter()
@@ -123,7 +130,12 @@ def replay(
 
     batches = _batches(records, name)
     examples = run_lockstep(
-        plan, following, out=out, tally=tally, initial_clock_ms=initial_clock(logs)
+        plan,
+        following,
+        out=out,
+        tally=tally,
+        initial_clock_ms=initial_clock(logs),
+        shards=shards,
     )
     tally.dead_letters = _lines(out / FILES["dead-letters"])
     return Replayed(tally, examples, perf_counter() - started)

@@ -8,8 +8,8 @@ the catalogue; only what a profile itself holds (a few hidden contents, a few ca
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,7 @@ from operators.score import Indices
 from schemas.catalogue import Cap
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
+class Candidates(NamedTuple):
     """Positions of the eligible contents, how many were considered, and refusals by reason."""
 
     positions: Indices

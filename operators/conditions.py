@@ -24,6 +24,7 @@ from schemas.conditions import (
     InSegment,
     NotDone,
     NotOf,
+    Range,
     SignalIs,
 )
 from schemas.events import Scalar
@@ -138,14 +139,14 @@ def _not(part: Evaluate) -> Evaluate:
 
 
 def _signal(condition: SignalIs, signal: CompiledSignal) -> Evaluate:
-    slot, kind = signal.slot, signal.kind
+    slot, kind, within_bounds = signal.slot, signal.kind, _test(condition)
     if isinstance(kind, DecayedAffinity):
         key = condition.key or ""
 
         def of_affinity(profile: Profile, now_ms: int, _context: Context) -> Verdict:
             state = profile.signals.get(slot)
             return Verdict(
-                condition.holds(kind.value_of(state, key, now_ms)),
+                within_bounds(kind.value_of(state, key, now_ms)),
                 kind.next_change_of(state, key, now_ms, condition),
             )
 
@@ -165,13 +166,20 @@ def _signal(condition: SignalIs, signal: CompiledSignal) -> Evaluate:
         return of_last
 
     def of_window(profile: Profile, now_ms: int, _context: Context) -> Verdict:
-        state = profile.signals.get(slot)
-        return Verdict(
-            condition.holds(kind.value(state, now_ms)),
-            kind.next_change(state, now_ms, condition.holds),
-        )
+        return Verdict(*kind.outlook(profile.signals.get(slot), now_ms, within_bounds))
 
     return of_window
+
+
+def _test(bounds: Range) -> Callable[[float], bool]:
+    """`bounds.holds`; where there is one lower or upper bound, its comparison alone."""
+    given = bounds.at_least, bounds.at_most, bounds.above, bounds.below, bounds.equals
+    if sum(bound is not None for bound in given) == 1:
+        if bounds.at_least is not None:
+            return float(bounds.at_least).__le__
+        if bounds.at_most is not None:
+            return float(bounds.at_most).__ge__
+    return bounds.holds
 
 
 def _field(condition: FieldIs) -> Callable[[Scalar], bool]:

@@ -8,8 +8,7 @@ watermarks, duplicates and lateness are the caller's (`operators.shard`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -38,8 +37,7 @@ Adopt = Callable[[str], Record | None]
 """The recorded decision of an id, where the topic already has one."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
+class _Choice(NamedTuple):
     """What was chosen and how, before it becomes a record."""
 
     content_ids: list[str]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,9 @@ from operators.conditions import Context
 from operators.filters import number_of
 from operators.ids import hash32
 from operators.profile import Profile
-from operators.signals import CompiledSignal, DecayedAffinity, DistinctValues, LastTime, Windowed
+from operators.signals import CompiledSignal, DecayedAffinity, LastTime
 from schemas.catalogue import Content
+from schemas.events import Scalar
 from schemas.policy import Features, Sensitive
 from schemas.time import MINUTE
 
@@ -61,7 +62,24 @@ class Hashes:
         return cell
 
 
-_Emit = Callable[[Profile, int, Context], list[str]]
+class _Known(dict[Any, int]):
+    """Cells by what they stand for: writing a feature's text costs more than looking its cell up.
+
+    Emptied when it grows too large, as `Hashes` is.
+    """
+
+    def __init__(self, text: Callable[[Any], str], hashes: Hashes) -> None:
+        self._text = text
+        self._hash = hashes
+
+    def __missing__(self, key: Any) -> int:
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        cell = self[key] = self._hash(self._text(key))
+        return cell
+
+
+_Emit = Callable[[Profile, int, Context], list[int]]
 
 
 class ProfileFeatures:
@@ -80,80 +98,101 @@ class ProfileFeatures:
         sensitive: Sensitive,
         hashes: Hashes,
     ) -> None:
-        self._hash = hashes
+        self._bias = hashes(_BIAS)
         self._parts: list[_Emit] = []
         if level >= 1:
             seen = segments if features.segments is None else frozenset(features.segments)
-            self._parts.append(lambda profile, _now, _context: _segments(profile, seen))
+            cells = {name: hashes(f"segment={name}") for name in sorted(seen)}
+            self._parts.append(
+                lambda profile, _now, _context: [cells[n] for n in profile.segments if n in cells]
+            )
         if level >= 2:
             names = signals if features.signals is None else features.signals
             for name in sorted(names):
-                self._parts.append(_signal(signals[name], features.top))
+                self._parts.append(_signal(signals[name], features.top, hashes))
         if level >= 3:
             context = [n for n in features.context if n not in sensitive.context]
-            self._parts.append(lambda _profile, _now, given: _fields("context", context, given))
+            read = _fields("context", context, hashes)
+            self._parts.append(lambda _profile, _now, given: read(given))
         if level >= 4:
             own = [n for n in features.attributes if n not in sensitive.attributes]
-            self._parts.append(lambda profile, _now, _: _fields("own", own, profile.attributes))
+            stated = _fields("own", own, hashes)
+            self._parts.append(lambda profile, _now, _: stated(profile.attributes))
         if level >= 5:
-            self._parts.append(lambda profile, _now, _: [f"profile={profile.profile_id}"])
+            self._parts.append(lambda profile, _now, _: [hashes(f"profile={profile.profile_id}")])
 
     def cells(self, profile: Profile, now_ms: int, context: Context) -> list[int]:
         """The profile's feature hashes, the bias first, each once."""
-        hashed = self._hash
-        found = [hashed(_BIAS)]
+        found = [self._bias]
         for part in self._parts:
-            found += [hashed(text) for text in part(profile, now_ms, context)]
+            found += part(profile, now_ms, context)
         return found
 
 
-def _segments(profile: Profile, seen: frozenset[str]) -> list[str]:
-    return [f"segment={name}" for name in profile.segments if name in seen]
+def _fields(prefix: str, names: list[str], hashes: Hashes) -> Callable[[Context], list[int]]:
+    def known(name: str) -> _Known:
+        # By type too: True equals 1 and is not the same category.
+        return _Known(lambda key: _field(f"{prefix}.{name}", key[1]), hashes)
+
+    fields = [(name, known(name)) for name in names]
+
+    def read(given: Context) -> list[int]:
+        found = []
+        for name, cells in fields:
+            value = given.get(name)
+            if value is not None:
+                found.append(cells[value.__class__, value])
+        return found
+
+    return read
 
 
-def _fields(prefix: str, names: list[str], given: Context) -> list[str]:
-    found = []
-    for name in names:
-        value = given.get(name)
-        if value is None:
-            continue
-        number = number_of(value)
-        # Small whole numbers (an hour, a weekday) are categories; larger ones are quantities.
-        if number is None or (number.is_integer() and 0 <= number < 32):
-            # 3 and 3.0 are one category: which of them arrives is the client's JSON library.
-            found.append(f"{prefix}.{name}={value if number is None else int(number)}")
-        else:
-            found.append(f"{prefix}.{name}~{number_bin(number)}")
-    return found
+def _field(name: str, value: Scalar) -> str:
+    number = number_of(value)
+    # Small whole numbers (an hour, a weekday) are categories; larger ones are quantities.
+    if number is None or (number.is_integer() and 0 <= number < 32):
+        # 3 and 3.0 are one category: which of them arrives is the client's JSON library.
+        return f"{name}={value if number is None else int(number)}"
+    return f"{name}~{number_bin(number)}"
 
 
-def _signal(signal: CompiledSignal, top: int) -> _Emit:
+def _signal(signal: CompiledSignal, top: int, hashes: Hashes) -> _Emit:
     name, slot, kind = signal.name, signal.slot, signal.kind
-
-    def affinity(profile: Profile, now_ms: int, _context: Context) -> list[str]:
-        assert isinstance(kind, DecayedAffinity)
-        strongest = kind.top(profile.signals.get(slot), now_ms, top)
-        # The favourite is a feature beside its plain membership: rank carries strength.
-        first = [f"{name}^{strongest[0][0]}"] if strongest else [f"{name}^"]
-        return first + [f"{name}={text}" for text, _ in strongest]
-
-    def last(profile: Profile, now_ms: int, _context: Context) -> list[str]:
-        assert isinstance(kind, LastTime)
-        age = kind.value(profile.signals.get(slot), now_ms)
-        if math.isinf(age):
-            return [f"{name}~never"]
-        return [f"{name}~{min(9, int(math.log(1 + age / MINUTE, 4)))}"]
-
-    def amount(profile: Profile, now_ms: int, _context: Context) -> list[str]:
-        assert isinstance(kind, (Windowed, DistinctValues))
-        number = kind.value(profile.signals.get(slot), now_ms)
-        if number == 0:
-            return [f"{name}~0"]
-        return [f"{name}~{math.copysign(math.floor(math.log2(1 + abs(number))), number):.0f}"]
-
     if isinstance(kind, DecayedAffinity):
+        # The favourite is a feature beside its plain membership: rank carries strength.
+        favourite = _Known(lambda text: f"{name}^{text}", hashes)
+        among = _Known(lambda text: f"{name}={text}", hashes)
+
+        def affinity(profile: Profile, now_ms: int, _context: Context) -> list[int]:
+            strongest = kind.top(profile.signals.get(slot), now_ms, top)
+            found = [favourite[strongest[0][0] if strongest else ""]]
+            found += [among[text] for text, _ in strongest]
+            return found
+
         return affinity
-    return last if isinstance(kind, LastTime) else amount
+    if isinstance(kind, LastTime):
+        ages = _Known(lambda age: f"{name}~{age}", hashes)
+
+        def last(profile: Profile, now_ms: int, _context: Context) -> list[int]:
+            age = kind.value(profile.signals.get(slot), now_ms)
+            if math.isinf(age):
+                return [ages["never"]]
+            return [ages[min(9, int(math.log(1 + age / MINUTE, 4)))]]
+
+        return last
+    amounts = _Known(lambda number: f"{name}~{_size(number)}", hashes)
+
+    def amount(profile: Profile, now_ms: int, _context: Context) -> list[int]:
+        return [amounts[kind.value(profile.signals.get(slot), now_ms)]]
+
+    return amount
+
+
+def _size(number: float) -> str:
+    """A bin on a log scale, one to the octave."""
+    if number == 0:
+        return "0"
+    return f"{math.copysign(math.floor(math.log2(1 + abs(number))), number):.0f}"
 
 
 def content_features(

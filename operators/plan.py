@@ -111,7 +111,7 @@ class Capping:
 class Plan:
     """A policy and a catalogue, compiled.
 
-    `signals_of` and `segments_of` say what an event's name touches; `mark` changes with the
+    `signals_of` and `segment_events` say what an event's name touches; `mark` changes with the
     policy, so that a profile last evaluated under another one is evaluated anew.
     """
 
@@ -122,6 +122,7 @@ class Plan:
     signals: tuple[CompiledSignal, ...]
     signals_of: dict[str, tuple[CompiledSignal, ...]]
     segments: tuple[CompiledSegment, ...]
+    segment_events: frozenset[str]
     placements: dict[str, CompiledPlacement]
     triggered_by: dict[str, tuple[str, ...]]
     rewards_of: dict[str, tuple[str, ...]]
@@ -166,6 +167,7 @@ def compile_plan(
         signals=signals,
         signals_of=_index((event, signal) for signal in signals for event in signal.events),
         segments=segments,
+        segment_events=frozenset().union(*(segment.events for segment in segments)),
         placements=placements,
         triggered_by=_index(
             (event, name)

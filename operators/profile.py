@@ -20,7 +20,7 @@ FAR: Final = 1 << 62
 """A deadline that never comes."""
 
 
-class PendingItem(msgspec.Struct, array_like=True):
+class PendingItem(msgspec.Struct, array_like=True, gc=False):
     """One item of a decision whose attribution window is open."""
 
     content_id: str
@@ -30,7 +30,7 @@ class PendingItem(msgspec.Struct, array_like=True):
     rewards: dict[str, float] = msgspec.field(default_factory=dict)
 
 
-class Pending(msgspec.Struct, array_like=True):
+class Pending(msgspec.Struct, array_like=True, gc=False):
     """A decision whose attribution window is open: what was seen when it was made.
 
     `features` holds the profile's feature cells (uint32, little-endian) as logged at the decision.
@@ -47,7 +47,8 @@ class Pending(msgspec.Struct, array_like=True):
     items: list[PendingItem]
 
 
-class Profile(msgspec.Struct, array_like=True):
+# Without `gc` (nothing here can be part of a cycle) a collection need not walk every hot profile.
+class Profile(msgspec.Struct, array_like=True, gc=False):
     """Everything held of one profile.
 
     `signals` maps a signal's slot to its state, `segments` a segment's name to when it was entered,
@@ -74,13 +75,20 @@ class Profile(msgspec.Struct, array_like=True):
 
     def deadline(self) -> int:
         """When time alone next does something to this profile."""
-        return min(
-            self.segment_deadline(), min((open_.closes_ms for open_ in self.pending), default=FAR)
-        )
+        # Plain loops, here and below: asked several times per event, and a generator costs more.
+        least = self.segment_deadline()
+        for open_ in self.pending:
+            if open_.closes_ms < least:
+                least = open_.closes_ms
+        return least
 
     def segment_deadline(self) -> int:
         """When time alone may next change a membership."""
-        return min([due for due in self.deadlines if due], default=FAR)
+        least = FAR
+        for due in self.deadlines:
+            if due and due < least:
+                least = due
+        return least
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

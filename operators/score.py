@@ -69,7 +69,7 @@ class Scorer:
         except KeyError:
             rows = self._gather(profile)
         # Few of many contents: pick them before the costly part. Most of them: pick them after.
-        logits = self._rows[rows].sum(axis=0)
+        logits = np.add.reduce(self._rows[rows], axis=0)
         early = 2 * len(candidates) < logits.shape[1]
         if early:
             logits, values = logits[:, candidates], values[:, candidates]
@@ -78,7 +78,7 @@ class Scorer:
         odds = np.exp(np.negative(logits + self._intercepts, dtype=np.float64))
         odds += 1.0
         probabilities = np.reciprocal(odds).astype(np.float32)
-        worth: Scores = (probabilities * values).sum(axis=0)
+        worth: Scores = np.add.reduce(probabilities * values, axis=0)
         return worth if early else worth[candidates]
 
     def _gather(self, profile: list[int]) -> list[int]:

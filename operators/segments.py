@@ -32,6 +32,14 @@ def update_segments(
     profile attributes changed: a segment that neither touches, and that no deadline calls for, is
     not evaluated.
     """
+    if (
+        events is not None
+        and profile.plan == plan.mark
+        and not attributes
+        and plan.segment_events.isdisjoint(events)
+        and profile.segment_deadline() > now_ms
+    ):
+        return []  # as for most events: no segment asks about them
     changes: list[Record] = []
     segments, deadlines = plan.segments, profile.deadlines
     if profile.plan != plan.mark:

@@ -80,6 +80,7 @@ class Shard:
     _timers: list[tuple[int, str]] = field(default_factory=list)
     _seen: set[int] = field(default_factory=set)
     _seen_by_bucket: dict[int, list[int]] = field(default_factory=dict)
+    _oldest_bucket: int = FAR
     _watermarks: dict[int, int] = field(default_factory=dict)
     _partitions: int = 1
     _watermark: int = NEVER
@@ -135,7 +136,12 @@ class Shard:
         # Buckets are named by their first instant, which still means the same under another policy.
         instant = max(event.occurred_ms, self._watermark)
         bucket = instant - instant % self._dedupe_span()
-        self._seen_by_bucket.setdefault(bucket, []).append(identity)
+        ids = self._seen_by_bucket.get(bucket)
+        if ids is None:
+            self._seen_by_bucket[bucket] = [identity]
+            self._oldest_bucket = min(bucket, self._oldest_bucket)
+        else:
+            ids.append(identity)
         if event.type == "identity_linked":
             # Linking needs the identify step, which a policy without an identity section has not.
             out.counts["suppressed"] += 1
@@ -215,7 +221,8 @@ class Shard:
         profile = self._profile(profile_id)
         if profile is None:
             return
-        if profile.deadline() <= until_ms:
+        deadline = profile.deadline()
+        if deadline <= until_ms:
             plan = self.decide.plan
             changes = pass_time(profile, plan, until_ms)
             if changes:
@@ -223,8 +230,10 @@ class Shard:
                 touched[profile_id] = None
             out.changes += changes
             close_windows(profile, until_ms, out=out)
-        self._scheduled[profile_id] = FAR
-        self._schedule(profile)
+            deadline = profile.deadline()
+        self._scheduled[profile_id] = deadline
+        if deadline < FAR:
+            heapq.heappush(self._timers, (deadline, profile_id))
 
     def _sweep(self, now_ms: int, touched: dict[str, None], out: Outputs) -> None:
         oldest = now_ms - self.decide.plan.policy.retention.profile_ttl
@@ -241,9 +250,14 @@ class Shard:
         return max(1, self.decide.plan.policy.time.dedupe_for // _DEDUPE_BUCKETS)
 
     def _forget_ids(self) -> None:
+        if self._watermark <= self._oldest_bucket:
+            return
         oldest = self._watermark - self.decide.plan.policy.time.dedupe_for - self._dedupe_span()
+        if self._oldest_bucket >= oldest:
+            return  # as nearly always: the watermark moves with every event
         for bucket in [b for b in self._seen_by_bucket if b < oldest]:
             self._seen.difference_update(self._seen_by_bucket.pop(bucket))
+        self._oldest_bucket = min(self._seen_by_bucket, default=FAR)
 
     def _settle(self, touched: dict[str, None], out: Outputs) -> None:
         if self.with_views:
@@ -304,6 +318,7 @@ class Shard:
         self._swept_day = wire.swept_day
         self._seen_by_bucket = wire.seen
         self._seen = {identity for ids in wire.seen.values() for identity in ids}
+        self._oldest_bucket = min(wire.seen, default=FAR)
         self._watermark = wire.watermark
         deadlines = ((head_of(block)[0], profile) for profile, block in wire.profiles.items())
         self._timers = [timer for timer in deadlines if timer[0] < FAR]
