@@ -35,8 +35,13 @@ from schemas.time import DAY, rfc3339
 MAGIC: Final = b"NBSH"
 VERSION: Final = 1
 _DEDUPE_BUCKETS: Final = 8
-_HOT: Final = 4_096
-"""Profiles kept decoded per shard between snapshots; beyond it they all turn cold."""
+_HOT: Final = 128
+"""Profiles kept decoded per shard between snapshots; beyond it they all turn cold.
+
+A decoded profile takes 6 KiB, its bytes less than one, and memory once taken is not given back.
+Measured at 200,000 profiles, all touched once: 4,096 held 6.8 KiB per profile, 512 held 2.0, 128
+held 1.4, at no difference in CPU time.
+"""
 
 
 class StateError(Exception):
