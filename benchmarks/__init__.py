@@ -1,0 +1,1 @@
+"""What does the flow cost? One module per benchmark; `python -m benchmarks.run` runs them."""
