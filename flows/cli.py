@@ -227,10 +227,9 @@ def topics(partitions: int, replication: int) -> None:
 
 @main.command()
 @click.option("--rate", type=click.FloatRange(min=1), default=500.0, show_default=True)
-@click.option("--seed", default=1, show_default=True)
 @click.option("--shoppers", type=click.IntRange(1), default=2_000, show_default=True)
 @click.option("--days", type=click.IntRange(1), default=365, show_default=True)
-def simulate(rate: float, seed: int, shoppers: int, days: int) -> None:
+def simulate(rate: float, shoppers: int, days: int) -> None:
     """Send the simulated shop's events to Kafka, live, at most so many a second."""
     from flows.engine import stop_on_signals
     from flows.settings import read_settings
@@ -239,9 +238,7 @@ def simulate(rate: float, seed: int, shoppers: int, days: int) -> None:
     settings = read_settings()
     _log(settings.log_level)
     with stop_on_signals() as stop:
-        sent = run_shop(
-            settings, events_per_second=rate, seed=seed, shoppers=shoppers, days=days, stop=stop
-        )
+        sent = run_shop(settings, events_per_second=rate, shoppers=shoppers, days=days, stop=stop)
     click.echo(f"{sent} events sent")
 
 

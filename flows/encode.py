@@ -31,7 +31,7 @@ def parted(records: Iterable[OutRecord], partition_of: Partition) -> Parted:
     """Records grouped by the partition of their key, in order within each."""
     groups: dict[int, list[OutRecord]] = {}
     for record in records:
-        groups.setdefault(partition_of(record.key), []).append(record)
+        groups.setdefault(partition_of(record.key or b""), []).append(record)
     return [(part_key(partition), group) for partition, group in groups.items()]
 
 
@@ -90,7 +90,7 @@ def dead_letter_record(letter: DeadLetter) -> OutRecord:
     }
     return OutRecord(
         letter.dead_letter_id,
-        letter.key or b"",
+        letter.key,
         letter.value,
         (*letter.headers, *((name, text.encode()) for name, text in error.items())),
     )

@@ -32,7 +32,7 @@ from flows.redis.connection import check_redis
 from flows.redis.parameters import RedisParameters
 from flows.redis.serving import ServingSink, ServingWrite
 from flows.settings import Settings, SettingsError
-from flows.shop.plan import shop_plan, shop_policy
+from flows.shop.plan import SEED, shop_plan, shop_policy
 from flows.simulate.shop import Shop
 from flows.telemetry import Health, Telemetry, TelemetryServer
 from operators.arrival import Arrived
@@ -71,7 +71,7 @@ def now_ms() -> int:
 def plan_of_settings(settings: Settings) -> Plan:
     """The plan of the configured files, or of the simulated shop where none is configured."""
     if settings.policy is None and settings.catalogue is None:
-        return shop_plan(Shop(1), shop_policy())
+        return shop_plan(Shop(SEED), shop_policy())
     if settings.policy is None or settings.catalogue is None:
         raise SettingsError("give both NEXTBEST_POLICY and NEXTBEST_CATALOGUE, or neither")
     return load_plan(settings.policy, settings.catalogue)
@@ -317,7 +317,7 @@ def _after(sets: list[ParameterSet]) -> str:
 
 
 def _adopted(recorded: dict[str, bytes], decision_id: str) -> Record | None:
-    value = recorded.pop(decision_id, None)
+    value = recorded.get(decision_id)
     if value is None:
         return None
     record: Record = orjson.loads(value)

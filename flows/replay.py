@@ -26,7 +26,7 @@ from operators.parameters import LocalParameters
 from operators.plan import Plan
 from schemas.records import RawBatch, RawRecord
 
-BATCH: Final = 1_000
+BATCH: Final = 250
 INCARNATION: Final = "replay"
 FILES: Final[dict[StreamName, str]] = {
     "decisions": "decisions.jsonl",

@@ -18,6 +18,7 @@ from flows.kafka.admin import check_kafka
 from flows.kafka.connection import connect
 from flows.kafka.partitions import partition_of
 from flows.settings import Settings
+from flows.shop.plan import SEED
 from flows.simulate.shop import Shop
 from schemas.time import rfc3339
 
@@ -29,7 +30,6 @@ def run_shop(
     settings: Settings,
     *,
     events_per_second: float,
-    seed: int,
     shoppers: int,
     days: int,
     stop: Callable[[], bool],
@@ -52,7 +52,8 @@ def run_shop(
     for topic_partition in decided_in:
         consumer.seek_to_end(topic_partition)
         consumer.position(topic_partition)
-    shop = Shop(seed, shoppers=shoppers, days=days)
+    # The catalogue of a live flow without files of its own is this seed's.
+    shop = Shop(SEED, shoppers=shoppers, days=days)
     play = shop.play("live")
     sent = 0
     events: list[dict[str, Any]] | None = play.start()

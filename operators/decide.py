@@ -121,6 +121,24 @@ class Decide:
         for placement in () if refused else plan.triggered_by.get(event.type, ()):
             self._decide(profile, event, placement, now_ms, shard, out)
 
+    def is_recorded(self, event: Arrived, *, shard: int) -> bool:
+        """Whether the topic already has a decision that this event triggered."""
+        requested = event.type == "decision_requested" and event.placement is not None
+        names = (event.placement,) if requested else self.plan.triggered_by.get(event.type, ())
+        return any(
+            self._adopt(
+                decision_id(
+                    shard=shard,
+                    profile_id=event.profile_id,
+                    trigger_id=event.event_id,
+                    placement=name,
+                )
+            )
+            is not None
+            for name in names
+            if name is not None
+        )
+
     def _remember(self, profile: Profile, event: Arrived, now_ms: int, out: Outputs) -> None:
         plan = self.plan
         if event.type == "taste_reset":

@@ -124,7 +124,9 @@ class Shard:
         if identity in self._seen:
             out.counts["duplicate"] += 1
             return
-        if event.occurred_ms < self._watermark and event.type not in CONTROL_TYPES:
+        late = event.occurred_ms < self._watermark and event.type not in CONTROL_TYPES
+        # Partitions may come in another order after a resume; what was decided is not late now.
+        if late and not self.decide.is_recorded(event, shard=self.number):
             out.counts["late"] += 1
             out.late.append(
                 {

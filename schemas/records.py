@@ -51,7 +51,7 @@ class OutRecord(NamedTuple):
     """
 
     record_id: str
-    key: bytes
+    key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
     adopted: bool = False

@@ -89,7 +89,7 @@ class Outbox:
 
         Raises DeliveryError where a record was refused, or not acknowledged in time.
         """
-        size = len(record.key) + len(record.value or b"")
+        size = len(record.key or b"") + len(record.value or b"")
         headers = [*record.headers, (RECORD_ID, record.record_id.encode())]
         try:
             # The partition is explicit: the engine routed the record by it, and the sink's state

@@ -13,6 +13,9 @@ from operators.plan import Plan
 from schemas.catalogue import Content
 from schemas.check import load_policy
 
+SEED = 1
+"""The seed of the shop that stands in where no files are configured."""
+
 
 def shop_policy() -> str:
     """The text of the policy that comes with the simulated shop."""

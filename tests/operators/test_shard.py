@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.arrival import Arrived
+from operators.decide import Decide
 from operators.outputs import Outputs
+from operators.parameters import LocalParameters
 from operators.plan import Plan
 from operators.profile import Profile
 from operators.shard import Shard, ShardBatch, StateError, group_by_shard, restored
@@ -601,3 +603,18 @@ def test_events_are_grouped_by_shard_in_their_order() -> None:
     who = [profile_in(n, shards=4) for n in (0, 3)]
     events = [arrived(profile_id=who[n % 2]) for n in range(6)]
     assert group_by_shard(events, shards=4) == {0: events[::2], 3: events[1::2]}
+
+
+def test_a_late_request_that_was_decided_before_a_crash_is_not_late() -> None:
+    # After a resume the partitions may come in another order; the topic is the truth.
+    of = compiled()
+    asked = request(event_id="asked", at=T0)
+    made = run(machine(of), asked).decisions[0].record
+    again = Shard(0, 1, Decide(of, LocalParameters(), adopt={made["decision_id"]: made}.get))
+    again.process(tick(T0 + HOUR))
+    out = run(again, asked)
+    assert [(m.record, m.adopted) for m in out.decisions] == [(made, True)]
+    assert not out.late
+    other = run(again, request(event_id="other", at=T0))
+    assert len(other.late) == 1
+    assert not other.decisions
