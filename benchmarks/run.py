@@ -15,9 +15,9 @@ from time import perf_counter
 from typing import Final
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
-# Run as a file (`python benchmarks/run.py`) the interpreter would not find the packages.
-if str(_ROOT) not in sys.path:
-    sys.path.insert(0, str(_ROOT))
+# Run as a file (`python benchmarks/run.py`) the interpreter would look in this folder, where
+# `kafka` is a benchmark and not the client, and would not find the packages.
+sys.path[:] = [str(_ROOT), *(p for p in sys.path if Path(p).resolve() != _ROOT / "benchmarks")]
 
 from benchmarks.errors import BenchmarkUnavailable  # noqa: E402
 from benchmarks.measure import in_fresh_process, load_average, machine  # noqa: E402

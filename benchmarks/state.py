@@ -315,7 +315,8 @@ def _memory_table(profiles: int) -> Table:
         (
             f"{profiles:,} profiles with five signals, {held.waiting:.2f} decisions waiting for "
             "an outcome per profile, one run. The aim is at most 1.5 KiB. Touched is the worst "
-            "case: as many profiles as all shards may keep decoded between two snapshots.",
+            "case: every shard then keeps as many profiles decoded as it may, and memory once "
+            "taken is not given back.",
         ),
     )
 

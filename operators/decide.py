@@ -16,6 +16,7 @@ from operators.arrival import Arrived
 from operators.attribute import impression, reward, show, write_books
 from operators.candidates import Eligibility
 from operators.consent import refusal, state_consent
+from operators.controls import forget_behaviour, hide
 from operators.explore import Drawn, draw_slate
 from operators.ids import decision_id, uniform
 from operators.outputs import Made, Outputs, Record
@@ -394,23 +395,3 @@ class Decide:
                 may_learn=refusal(consent, profile, "learn") is None,
                 out=out,
             )
-
-
-def hide(profile: Profile, event: Arrived) -> None:
-    """Honour do-not-show on a content or a tag; a later like of the same takes it back."""
-    keys = [f"c:{event.content_id}"] if event.content_id else []
-    keys += [f"t:{event.tag}"] if event.tag else []
-    for key in keys:
-        if event.feedback in ("hide", "not_interested"):
-            profile.hidden[key] = max(event.occurred_ms, profile.hidden.get(key, 0))
-        elif event.feedback == "like" and profile.hidden.get(key, 0) <= event.occurred_ms:
-            profile.hidden.pop(key, None)
-
-
-def forget_behaviour(profile: Profile) -> None:
-    """Drop what was observed, keep what the person stated (consent and do-not-show)."""
-    profile.signals.clear()
-    profile.attributes.clear()
-    profile.shown.clear()
-    profile.pending.clear()
-    profile.last.clear()
