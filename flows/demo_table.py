@@ -18,7 +18,7 @@ def arms_table(arms: tuple[ArmResult, ...]) -> Table:
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for heading in ("arm", "CTR", "conversion", "revenue", "CTR uplift", "conv. uplift"):
+    for heading in ("arm", "CTR", "conv.", "revenue", "CTR uplift", "conv. uplift"):
         justify: Literal["left", "right"] = "left" if heading == "arm" else "right"
         table.add_column(heading, justify=justify, no_wrap=True)
     for arm in arms:
