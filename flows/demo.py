@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import orjson
 
-from flows.replay import FILES, run_lockstep
+from flows.replay import run_lockstep
 from flows.report import ReportData, write_report
 from flows.shop.plan import shop_plan, shop_policy
 from flows.simulate.baselines import MostPopularArm, RandomArm, play_arm
@@ -107,7 +107,6 @@ def run_demo(
     started = perf_counter()
     subject, examples = play_flow(shop, plan, out, tally=tally, progress=progress)
     elapsed = perf_counter() - started
-    tally.dead_letters = sum(1 for _ in (out / FILES["dead-letters"]).open("rb"))
     baselines = [
         play_arm(shop, arm, progress=partial(progress, arm.name))
         for arm in (MostPopularArm(shop), RandomArm(shop))

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import orjson
 
+from flows.part_names import partition_key
 from operators.outputs import Made, Outputs, Record
 from operators.parameters import ParameterSet
 from schemas.dead_letters import DeadLetter
@@ -22,17 +23,12 @@ Partition = Callable[[bytes], int]
 Parted = list[tuple[str, list[OutRecord]]]
 
 
-def part_key(partition: int) -> str:
-    """The engine's key of a sink partition: padded, because the engine sorts keys as text."""
-    return f"{partition:05d}"
-
-
 def parted(records: Iterable[OutRecord], partition_of: Partition) -> Parted:
     """Records grouped by the partition of their key, in order within each."""
     groups: dict[int, list[OutRecord]] = {}
     for record in records:
         groups.setdefault(partition_of(record.key or b""), []).append(record)
-    return [(part_key(partition), group) for partition, group in groups.items()]
+    return [(partition_key(partition), group) for partition, group in groups.items()]
 
 
 def decision_record(made: Made) -> OutRecord:

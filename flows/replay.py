@@ -90,6 +90,7 @@ def run_lockstep(
         lockstep=lockstep,
     )
     run_flow(flow, epoch_interval=_NEVER)
+    tally.dead_letters = _lines(out / FILES["dead-letters"])
     return sum(p.examples for name in models if (p := parameters.latest(name)) is not None)
 
 
@@ -137,7 +138,6 @@ def replay(
         initial_clock_ms=initial_clock(logs),
         shards=shards,
     )
-    tally.dead_letters = _lines(out / FILES["dead-letters"])
     return Replayed(tally, examples, perf_counter() - started)
 
 

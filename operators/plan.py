@@ -23,11 +23,11 @@ from operators.features import (
     content_cells,
     content_features,
 )
-from operators.filters import values_of
 from operators.ids import hash32
 from operators.score import Indices, Scores
 from operators.signals import CompiledSignal, compile_signal
 from schemas.catalogue import Cap, Content
+from schemas.check_catalogue import qualifies
 from schemas.conditions import AllOf, AnyOf, AttributeIs, Condition, InSegment, NotOf
 from schemas.policy import Placement, Policy, Reward
 from schemas.time import to_millis
@@ -287,16 +287,9 @@ def _placement(
     declared: dict[str, CompiledSignal],
     hashes: Hashes,
 ) -> CompiledPlacement:
-    wanted = placement.candidates
-
-    def qualifies(content: Content) -> bool:
-        return (
-            (content.placements is None or name in content.placements)
-            and (wanted.types is None or content.type in wanted.types)
-            and (wanted.tags is None or not set(wanted.tags).isdisjoint(values_of(content.tags)))
-        )
-
-    in_pool = np.array([qualifies(contents.by_id[c]) for c in contents.ids], np.bool_)
+    in_pool = np.array(
+        [qualifies(contents.by_id[c], name, placement) for c in contents.ids], np.bool_
+    )
     rewards = tuple(policy.rewards[kind] for kind in placement.rewards)
     values = np.array(
         [

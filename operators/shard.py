@@ -313,7 +313,9 @@ class Shard:
 
         Raises StateError where it is damaged, of an unknown version, or of another shard count.
         """
-        wire = _decode(snapshot)
+        self._take(_decode(snapshot))
+
+    def _take(self, wire: _Wire) -> None:
         if (wire.shard, wire.shards) != (self.number, self.shards):
             raise StateError(
                 f"state is of shard {wire.shard} of {wire.shards}, the flow runs with "
@@ -335,8 +337,9 @@ class Shard:
 
 def restored(snapshot: bytes, *, shards: int, decide: Decide, with_views: bool) -> Shard:
     """The shard that a snapshot is of; raises StateError as `Shard.restore` does."""
-    shard = Shard(_decode(snapshot).shard, shards, decide, with_views)
-    shard.restore(snapshot)
+    wire = _decode(snapshot)
+    shard = Shard(wire.shard, shards, decide, with_views)
+    shard._take(wire)
     return shard
 
 

@@ -98,12 +98,6 @@ class Windowed:
                 return now, int((bucket + self.buckets) * self.resolution)
         return now, None
 
-    def next_change(
-        self, state: State | None, now_ms: int, holds: Callable[[float], bool]
-    ) -> int | None:
-        """When, without a new event, `holds(value)` first differs from now; None: never."""
-        return self.outlook(state, now_ms, holds)[1]
-
 
 @dataclass(frozen=True, slots=True)
 class DistinctValues:
@@ -151,12 +145,6 @@ class DistinctValues:
             if holds(float(len(live) - left)) != now:
                 return now, int((bucket + self.buckets) * self.resolution)
         return now, None
-
-    def next_change(
-        self, state: State | None, now_ms: int, holds: Callable[[float], bool]
-    ) -> int | None:
-        """When, without a new event, `holds(value)` first differs from now; None: never."""
-        return self.outlook(state, now_ms, holds)[1]
 
 
 @dataclass(frozen=True, slots=True)

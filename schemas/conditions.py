@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -21,10 +22,16 @@ from pydantic import (
 from schemas.events import Scalar
 from schemas.time import Duration
 
+
+def one_or_many(value: Any) -> Any:
+    """Let a file write `view` where a list of event types is expected."""
+    return (value,) if isinstance(value, str) else value
+
+
 EventTypes = Annotated[
     tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], ...],
     Field(min_length=1),
-    # Every model with this field lets a file write one type alone (`one_or_many`).
+    BeforeValidator(one_or_many),
     WithJsonSchema(
         {
             "anyOf": [
@@ -46,11 +53,6 @@ class Model(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False
     )
-
-
-def one_or_many(value: Any) -> Any:
-    """Let a file write `view` where a list of event types is expected."""
-    return (value,) if isinstance(value, str) else value
 
 
 class Range(Model):
@@ -178,31 +180,19 @@ class InSegment(Model):
 class Done(Model):
     """Performed at least (and at most) so many times within a window."""
 
-    done: Annotated[EventTypes, Field()]
+    done: EventTypes
     within: Duration
     where: Filter = Field(default_factory=dict)
     at_least: Annotated[int, Field(ge=1)] = 1
     at_most: Annotated[int, Field(ge=1)] | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one(cls, data: Any) -> Any:
-        return {**data, "done": one_or_many(data.get("done"))} if isinstance(data, dict) else data
-
 
 class NotDone(Model):
     """Not performed within a window."""
 
-    not_done: Annotated[EventTypes, Field()]
+    not_done: EventTypes
     within: Duration
     where: Filter = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            return {**data, "not_done": one_or_many(data.get("not_done"))}
-        return data
 
 
 _KINDS: Final = (

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from schemas.catalogue import Cap
-from schemas.conditions import Condition, EventTypes, Model, one_or_many
+from schemas.conditions import Condition, EventTypes, Model
 from schemas.events import Identifier
 from schemas.signals import Signal
 from schemas.time import DAY, MINUTE, Duration
@@ -61,13 +61,6 @@ class Reward(Model):
         default=None,
         description="How often it is expected per shown item; absent: the model's base_rate.",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "events" in data:
-            return {**data, "events": one_or_many(data["events"])}
-        return data
 
     @field_validator("value")
     @classmethod
@@ -181,13 +174,6 @@ class Placement(Model):
         if value == 6:
             raise ValueError("level 6 (emotional) is reserved and refused: expected 0 to 5")
         return value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "triggers" in data:
-            return {**data, "triggers": one_or_many(data["triggers"])}
-        return data
 
 
 class Consent(Model):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.conditions import EventTypes, Filter, Model, one_or_many
+from schemas.conditions import EventTypes, Filter, Model
 from schemas.time import DAY, Duration
 
 MAX_WINDOW = 90 * DAY
@@ -23,13 +23,6 @@ FieldPath = Annotated[
 class _OverEvents(Model):
     events: EventTypes
     where: Filter = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "events" in data:
-            return {**data, "events": one_or_many(data["events"])}
-        return data
 
 
 class _Windowed(_OverEvents):

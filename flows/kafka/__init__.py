@@ -14,11 +14,12 @@ from flows.kafka.admin import (
 )
 from flows.kafka.connection import KafkaConnection
 from flows.kafka.export import export_range
-from flows.kafka.partitions import partition_key, partition_of
+from flows.kafka.partitions import partition_of
 from flows.kafka.reader import NoProgress, SourceProgress
 from flows.kafka.sink import KafkaSink, tail_group
 from flows.kafka.source import KafkaSource
 from flows.kafka.tail import read_compacted, read_tail
+from flows.part_names import partition_key
 
 __all__ = [
     "KafkaConnection",

@@ -30,9 +30,9 @@ from flows.kafka.admin import topic_partitions
 from flows.kafka.commits import OffsetCommitter
 from flows.kafka.connection import KafkaConnection
 from flows.kafka.outbox import Outbox
-from flows.kafka.partitions import partition_key
 from flows.kafka.scan import Scanner
 from flows.kafka.tail import record_id_of
+from flows.part_names import partition_key
 from schemas.records import OutRecord
 
 _LOG: Final = logging.getLogger(__name__)

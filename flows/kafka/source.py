@@ -24,8 +24,8 @@ from flows.errors import NextbestError
 from flows.kafka.admin import held_offsets, topic_partitions
 from flows.kafka.commits import OffsetCommitter
 from flows.kafka.connection import KafkaConnection
-from flows.kafka.partitions import partition_key
 from flows.kafka.reader import NoProgress, Reader, SourceProgress, expired
+from flows.part_names import partition_key
 from schemas.records import RawBatch
 
 _BUSY_GAP: Final = timedelta(milliseconds=2)

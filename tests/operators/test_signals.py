@@ -165,7 +165,7 @@ def test_an_event_leaves_at_most_a_window_later_and_two_buckets_earlier(
     for offset in (0, 1, window.resolution - 1, window.resolution):
         at = T0 + offset
         state = after(window, [view(at)])
-        leaves = window.next_change(state, at, lambda n: n >= 1)
+        _, leaves = window.outlook(state, at, lambda n: n >= 1)
         assert leaves is not None
         assert span - 2 * window.resolution <= leaves - at <= span
         assert window.value(state, leaves - 1) == 1
@@ -350,7 +350,7 @@ def test_a_windows_truth_changes_at_the_instant_foretold_and_not_before(
 
     start = T0 + now
     before = holds(window.value(state, start))
-    change = window.next_change(state, start, holds)
+    _, change = window.outlook(state, start, holds)
     end = start + 2 * span if change is None else change
     for probe in [end - 1, data.draw(st.integers(start, end - 1))]:
         assert holds(window.value(state, probe)) == before
