@@ -28,7 +28,8 @@ from benchmarks.workload import (
 from flows.encode import parted
 from flows.engine import run_flow
 from flows.lockstep import Lockstep, LockstepSource
-from flows.personalize import Core, Outlet, StreamName, personalize
+from flows.personalize import Core, Outlet, personalize
+from flows.streams import StreamName
 from operators.outputs import Outputs
 from operators.parameters import LocalParameters
 from schemas.records import OutRecord, RawBatch

@@ -21,12 +21,13 @@ from benchmarks.workload import (
     plan,
     visits,
 )
+from operators.arrival import group_by_shard
 from operators.decide import Decide
 from operators.ids import shard_of
 from operators.parameters import LocalParameters
 from operators.plan import Plan
 from operators.profile import Profile, encode_profile
-from operators.shard import Shard, ShardBatch, group_by_shard
+from operators.shard import Shard, ShardBatch
 from schemas.records import RawBatch, RawRecord
 from schemas.time import rfc3339
 

@@ -29,18 +29,19 @@ from benchmarks.workload import (
 )
 from flows.encode import change_records, decision_records, outcome_records, parted
 from flows.kafka.partitions import partition_of
-from operators.arrival import Arrived
+from operators.arrival import Arrived, group_by_shard
 from operators.candidates import Eligibility
 from operators.explore import draw_slate
 from operators.ids import uniform
 from operators.learn import Learner
+from operators.moment import Moment
 from operators.outputs import Outputs
 from operators.parameters import LocalParameters
 from operators.plan import Plan
 from operators.profile import Profile
 from operators.score import Scorer
 from operators.segments import update_segments
-from operators.shard import ShardBatch, group_by_shard
+from operators.shard import ShardBatch
 
 CANDIDATES: Final = (30, 300)
 PARTITIONS: Final = 8
@@ -156,15 +157,15 @@ def _parts(
     eligibility = Eligibility(placement, plan.contents)
     exploration = placement.policy.exploration
     now_ms = max(profile.now_ms for profile, _ in pairs)
-    found = [eligibility.narrow(p, now_ms, e.context, asked=None) for p, e in pairs]
+    found = [eligibility.narrow(p, Moment(now_ms, e.context), asked=None) for p, e in pairs]
     cells = [placement.features.cells(p, now_ms, e.context) for p, e in pairs]
     scores = [scorer.score(c, f.positions) for c, f in zip(cells, found, strict=True)]
     works: dict[str, Callable[[], object]] = {
         "segments (those a request touches)": lambda: [
-            update_segments(p, plan, now_ms, e.event_id, events=e.names) for p, e in pairs
+            update_segments(p, plan, Moment(now_ms), e.event_id, events=e.names) for p, e in pairs
         ],
         "candidates": lambda: [
-            eligibility.narrow(p, now_ms, e.context, asked=None) for p, e in pairs
+            eligibility.narrow(p, Moment(now_ms, e.context), asked=None) for p, e in pairs
         ],
         "features": lambda: [placement.features.cells(p, now_ms, e.context) for p, e in pairs],
         "score": lambda: [scorer.score(c, f.positions) for c, f in zip(cells, found, strict=True)],

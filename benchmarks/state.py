@@ -31,9 +31,10 @@ from benchmarks.workload import SHARDS, decoder_of, machines, plan
 from flows.engine import run_flow
 from flows.personalize import FLOW_ID, Core, Outlet, personalize
 from flows.recovery import init_store
+from operators.arrival import group_by_shard
 from operators.ids import shard_key, shard_of
 from operators.parameters import LocalParameters
-from operators.shard import Shard, ShardBatch, group_by_shard
+from operators.shard import Shard, ShardBatch
 from schemas.records import RawBatch
 
 MEMORY_PROFILES: Final = 200_000

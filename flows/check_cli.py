@@ -6,6 +6,7 @@ The judging is done in `schemas.check`; here are files, colours and exit codes.
 from __future__ import annotations
 
 import gzip
+import json
 import zlib
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from schemas.check import Checked, load
 from schemas.mistakes import Mistake, in_file_order
+from schemas.policy import Policy
 
 PASSED: Final = 0
 FAILED: Final = 2
@@ -66,18 +68,41 @@ def check(
     catalogue_path: str | Path | None = None,
     *,
     console: Console | None = None,
+    estimated: bool = False,
+    as_json: bool = False,
 ) -> int:
     """Print every mistake of a policy (and a catalogue) and return the exit code.
 
-    2 where anything is an error, 0 otherwise; warnings are printed and do not count.
+    2 where anything is an error, 0 otherwise; warnings are printed and do not count. `estimated`:
+    also how many bytes a profile takes, where there is no error; `as_json`: that as one JSON object
+    with the warnings in it, and nothing else.
     """
     checked = load_files(
         Path(policy_path), catalogue=None if catalogue_path is None else Path(catalogue_path)
     )
     out = console or Console()
-    print_mistakes(checked.mistakes, console=out)
-    out.print(Text(closing_line(checked)), soft_wrap=True)
-    return FAILED if checked.failed else PASSED
+    if checked.failed or checked.policy is None or not as_json:
+        print_mistakes(checked.mistakes, console=out)
+        out.print(Text(closing_line(checked)), soft_wrap=True)
+    if checked.failed or checked.policy is None:
+        return FAILED
+    if estimated or as_json:
+        _print_estimate(checked, checked.policy, console=out, as_json=as_json)
+    return PASSED
+
+
+def _print_estimate(checked: Checked, policy: Policy, *, console: Console, as_json: bool) -> None:
+    # The whole core is imported for this: a plain check starts faster without.
+    from flows.estimate import estimate, print_estimate
+    from flows.load import plan_of
+
+    found = estimate(plan_of(policy, list(checked.contents or ())))
+    if as_json:
+        record = {**found.record(), "warnings": [str(mistake) for mistake in checked.mistakes]}
+        console.print(Text(json.dumps(record, indent=2)), soft_wrap=True)
+        return
+    console.print()
+    print_estimate(found, console=console)
 
 
 def print_mistakes(mistakes: tuple[Mistake, ...], *, console: Console) -> None:

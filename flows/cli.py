@@ -1,4 +1,4 @@
-"""The command line: `nextbest demo | run | replay | export | check | schema | topics | simulate`.
+"""The command line: demo, run, replay, export, check, profile, forget, scrub and their helpers.
 
 Every error that a user can mend ends in one message and an exit code, never in a stack trace; a bug
 keeps its trace.
@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from flows import subject_cli
 from flows.errors import ConnectorError, NextbestError
 
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
@@ -285,6 +286,9 @@ def _instant(text: str | None, flag: str) -> int | None:
         )
     return to_millis(moment)
 
+
+for _command in (subject_cli.profile, subject_cli.forget, subject_cli.scrub):
+    main.add_command(_command)
 
 if __name__ == "__main__":
     main()

@@ -17,9 +17,10 @@ from bytewax.testing import TestingSource
 from bytewax.visualize import to_rendered
 
 from flows.files import JsonLines
-from flows.personalize import Core, Outlet, StreamName, personalize
+from flows.personalize import Core, Outlet, personalize
 from flows.shop.plan import shop_plan, shop_policy
 from flows.simulate.shop import Shop
+from flows.streams import StreamName
 from operators.decode import Decoder
 from operators.parameters import LocalParameters
 from schemas.records import RawBatch

@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from flows.part_names import partition_key
+from flows.streams import StreamName
 from operators.outputs import Made, Outputs, Record
 from operators.parameters import ParameterSet
 from schemas.dead_letters import DeadLetter
@@ -66,6 +67,40 @@ def outcome_records(out: Outputs) -> list[OutRecord]:
     return _keyed(out.outcomes, lambda record: str(record["decision_id"]))
 
 
+def receipt_records(out: Outputs) -> list[OutRecord]:
+    """The receipts of an activation's erasures, keyed by the request: they name no profile."""
+    return [
+        OutRecord(
+            record["receipt_id"], record["request_event_id"].encode(), orjson.dumps(record), JSON
+        )
+        for record in out.receipts
+    ]
+
+
+def suggestion_records(suggestion: Record) -> list[OutRecord]:
+    """A suggestion that two profiles are one person, keyed by the pair."""
+    identity = suggestion["suggestion_id"]
+    return [OutRecord(identity, identity.encode(), orjson.dumps(suggestion), JSON)]
+
+
+_REPORTED: Final[dict[str, tuple[str, str | None]]] = {
+    "predictions": ("model_version", "prediction"),
+    "audiences": ("report_id", None),
+    "thresholds": ("change_id", "segment"),
+}
+"""Stream to the fields that identify a report and that are its key (None: the stream's name)."""
+
+
+def report_records(stream: StreamName, report: tuple[StreamName, Record]) -> list[OutRecord]:
+    """A report, where it is one for this stream."""
+    name, record = report
+    if name != stream:
+        return []
+    identity, key = _REPORTED[name]
+    keyed_by = name if key is None else record[key]
+    return [OutRecord(record[identity], keyed_by.encode(), orjson.dumps(record), JSON)]
+
+
 def late_records(out: Outputs) -> list[OutRecord]:
     """The late events of an activation."""
     return _keyed(out.late, lambda record: str(record["event_id"]))
@@ -109,6 +144,8 @@ def dead_letter_line(letter: DeadLetter) -> OutRecord:
     return OutRecord(letter.dead_letter_id, b"", orjson.dumps(line))
 
 
-def parameter_record(parameters: ParameterSet) -> OutRecord:
-    """A parameter set for the archive, topic `parameters`, key = model."""
-    return OutRecord(parameters.version, parameters.model.encode(), parameters.encoded)
+def parameter_records(parameters: ParameterSet | None) -> list[OutRecord]:
+    """A parameter set for the archive, topic `parameters`, key = model; nothing for none."""
+    if parameters is None:
+        return []
+    return [OutRecord(parameters.version, parameters.model.encode(), parameters.encoded)]

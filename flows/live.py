@@ -17,27 +17,35 @@ from typing import Final
 
 import orjson
 
-from flows import recovery
+from flows import recovery, scrub
+from flows.audience_logic import Feedback, Looks
 from flows.engine import StopFlag, run_flow, stop_on_signals
 from flows.errors import RecoveryError
+from flows.health_watch import watch_of
+from flows.identify_logics import IDENTITY_CROSSING
 from flows.kafka.admin import check_kafka
 from flows.kafka.partitions import partition_of
 from flows.kafka.sink import KafkaSink, tail_group
 from flows.kafka.source import KafkaSource
 from flows.kafka.tail import read_compacted, read_tail
+from flows.keys import pseudonyms_of
 from flows.load import load_plan
 from flows.logics import Due, ModelExamples
-from flows.personalize import FLOW_ID, Core, Outlet, StreamName, personalize
+from flows.personalize import FLOW_ID, Core, Outlet, personalize
+from flows.prediction_logic import LabelledCases
 from flows.redis.connection import check_redis
 from flows.redis.parameters import RedisParameters
 from flows.redis.serving import ServingSink, ServingWrite
 from flows.settings import Settings, SettingsError
 from flows.shop.plan import SEED, shop_plan, shop_policy
 from flows.simulate.shop import Shop
+from flows.streams import StreamName
 from flows.telemetry import Health, Telemetry, TelemetryServer
+from operators.adaptive import Followed
 from operators.arrival import Arrived
+from operators.audience import Sampled
 from operators.decode import Decoder
-from operators.outputs import Example, Outputs, Record
+from operators.outputs import Example, Labelled, Outputs, Record
 from operators.parameters import (
     LocalParameters,
     ParameterError,
@@ -46,7 +54,9 @@ from operators.parameters import (
     decode_parameters,
 )
 from operators.plan import Plan
-from operators.shard import ShardBatch, StateError
+from operators.pseudonyms import Pseudonyms
+from operators.shard import ShardBatch
+from operators.shard_state import StateError
 
 _LOG: Final = logging.getLogger(__name__)
 _MIB: Final = 1 << 20
@@ -57,9 +67,27 @@ _OUT: Final[tuple[StreamName, ...]] = (
     "late",
     "dead-letters",
     "parameters",
+    "predictions",
+    "audiences",
+    "thresholds",
+    "suggestions",
+    "erasures",
 )
 _LARGEST: Final[dict[StreamName, int]] = {"dead-letters": 32 * _MIB, "parameters": 16 * _MIB}
-CROSSING: Final = (Arrived, ShardBatch, Example, ModelExamples, ServingWrite)
+CROSSING: Final = (
+    Arrived,
+    ShardBatch,
+    Example,
+    ModelExamples,
+    Labelled,
+    LabelledCases,
+    Sampled,
+    Looks,
+    Followed,
+    Feedback,
+    ServingWrite,
+    *IDENTITY_CROSSING,
+)
 """What one process may hand to another; the engine pickles it, and nothing else is let in."""
 
 
@@ -158,13 +186,20 @@ def run_live(settings: Settings, *, process_id: int = 0, addresses: Sequence[str
         check_redis(settings.redis, prefix=settings.redis_prefix)
     with ExitStack() as stack:
         recovery.init_store(settings.recovery_dir, partitions=settings.recovery_partitions)
+        scrub.tidy(settings.recovery_dir)
         lock = stack.enter_context(
             recovery.StoreLock(
                 settings.recovery_dir, process_id=process_id, addresses=addresses, now_ms=now_ms
             )
         )
         stop = stack.enter_context(stop_on_signals())
-        telemetry, due = Telemetry(), Due()
+        kept_scrubbed = stack.enter_context(
+            scrub.KeptScrubbed(
+                settings.recovery_dir, settle_s=2.0 * settings.snapshot_every_s + 1.0
+            )
+        )
+        telemetry, due = Telemetry(), Due(erased=kept_scrubbed.erased)
+        pseudonyms = pseudonyms_of(settings, make=True)
         health = Health(time.monotonic, snapshot_every_s=float(settings.snapshot_every_s))
         server = TelemetryServer(
             telemetry, health, host=settings.telemetry_host, port=settings.telemetry_port
@@ -182,6 +217,7 @@ def run_live(settings: Settings, *, process_id: int = 0, addresses: Sequence[str
         if recorded:
             _LOG.info("%d recorded decisions may be adopted", len(recorded))
         core = Core(
+            watch=watch_of(plan.policy, telemetry).saw,
             plan=plan,
             decoder=Decoder(plan.policy.time, plan.policy.sensitive, plan.placement_names),
             parameters=parameters,
@@ -191,9 +227,10 @@ def run_live(settings: Settings, *, process_id: int = 0, addresses: Sequence[str
             adopt=lambda decision_id: _adopted(recorded, decision_id),
             telemetry=telemetry,
             due=due,
+            pseudonyms=pseudonyms,
         )
         progress = _Progress(telemetry, health, due)
-        serving = _serving(settings, telemetry)
+        serving = _serving(settings, telemetry, pseudonyms)
         if serving is not None:
             # The engine does not promise to close a sink when a flow ends by an error.
             stack.callback(serving.close)
@@ -230,6 +267,7 @@ def run_live(settings: Settings, *, process_id: int = 0, addresses: Sequence[str
             )
         except StateError as error:
             raise RecoveryError(f"recovery store {settings.recovery_dir}: {error}") from error
+    scrub.tidy(settings.recovery_dir)
     _LOG.info("ended cleanly")
 
 
@@ -270,7 +308,9 @@ def _sink(
     )
 
 
-def _serving(settings: Settings, telemetry: Telemetry) -> ServingSink | None:
+def _serving(
+    settings: Settings, telemetry: Telemetry, pseudonyms: Pseudonyms
+) -> ServingSink | None:
     if settings.redis is None:
         return None
     return ServingSink(
@@ -278,6 +318,7 @@ def _serving(settings: Settings, telemetry: Telemetry) -> ServingSink | None:
         partitions=settings.shards,
         prefix=settings.redis_prefix,
         telemetry=telemetry,
+        pseudonyms=pseudonyms,
     )
 
 

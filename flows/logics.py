@@ -6,7 +6,7 @@ for snapshots, and their counts are passed to the metrics.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 from time import perf_counter
@@ -20,6 +20,7 @@ from operators.learn import Learner, model_of
 from operators.outputs import Example, Outputs
 from operators.parameters import Parameters, ParameterSet
 from operators.plan import Plan
+from operators.pseudonyms import Pseudonyms
 from operators.shard import Shard, ShardBatch, restored
 
 
@@ -51,6 +52,7 @@ class Due:
     bytes_held: dict[int, int] = field(default_factory=dict)
     snapshot_seconds: float = 0.0
     watermark_ms: int | None = None
+    erased: Callable[[], None] = field(default=lambda: None)
 
 
 class ShardLogic(StatefulBatchLogic[ShardBatch, Outputs, bytes]):
@@ -69,15 +71,23 @@ class ShardLogic(StatefulBatchLogic[ShardBatch, Outputs, bytes]):
         with_views: bool,
         due: Due,
         telemetry: Telemetry,
+        pseudonyms: Pseudonyms,
     ) -> None:
         self._shards = shards
         self._decide = decide
         self._with_views = with_views
         self._due = due
         self._telemetry = telemetry
+        self._pseudonyms = pseudonyms
         self._shard: Shard | None = None
         if resume is not None:
-            self._shard = restored(resume, shards=shards, decide=decide, with_views=with_views)
+            self._shard = restored(
+                resume,
+                shards=shards,
+                decide=decide,
+                with_views=with_views,
+                pseudonyms=pseudonyms,
+            )
             self._note(self._shard)
 
     def on_batch(self, values: list[ShardBatch]) -> tuple[Iterable[Outputs], bool]:
@@ -85,14 +95,17 @@ class ShardLogic(StatefulBatchLogic[ShardBatch, Outputs, bytes]):
         started = perf_counter()
         shard = self._shard
         if shard is None:
-            shard = Shard(values[0].shard, self._shards, self._decide, self._with_views)
-            self._shard = shard
+            shard = self._shard = Shard(
+                values[0].shard, self._shards, self._decide, self._with_views, self._pseudonyms
+            )
         self._decide.refresh()
         outputs = [shard.process(batch) for batch in values]
         events = sum(len(batch.events) for batch in values)
         if events:
             self._telemetry.observe("decide_seconds", (perf_counter() - started) / events)
         self._note(shard)
+        if any(out.receipts for out in outputs):
+            self._due.erased()
         for out in outputs:
             count_outputs(out, self._telemetry)
         return outputs, StatefulBatchLogic.RETAIN

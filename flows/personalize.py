@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from functools import partial
+from typing import Any, Final
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow, Stream
@@ -21,26 +22,31 @@ from bytewax.operators import KeyedStream
 from bytewax.outputs import Sink
 
 from flows import encode
+from flows.identify_logics import identify_step, suggest_step
+from flows.learners import learn
 from flows.lockstep import Lockstep, LockstepSink
-from flows.logics import Due, Learned, LearnLogic, ModelExamples, ShardLogic
+from flows.logics import Due, ShardLogic
 from flows.redis.serving import ServingWrite
+from flows.streams import REPORTS, StreamName
 from flows.telemetry import NoTelemetry, Telemetry
+from operators.arrival import Arrived, group_by_shard
 from operators.decide import Adopt, Decide
 from operators.decode import Decoded, Decoder
+from operators.identify import Identified
 from operators.ids import shard_key
-from operators.outputs import Example, Outputs
+from operators.outputs import Outputs
 from operators.parameters import Parameters
 from operators.plan import Plan
-from operators.shard import ShardBatch, group_by_shard
+from operators.pseudonyms import UNSHARED, Pseudonyms
+from operators.shard import ShardBatch
 from schemas.dead_letters import DeadLetter
 from schemas.records import OutRecord, RawBatch
 
 FLOW_ID: Final = "nextbest"
 DEFAULT_SHARDS: Final = 64
 
-StreamName = Literal[
-    "decisions", "segment-changes", "outcomes", "late", "dead-letters", "parameters"
-]
+Watch = Callable[[RawBatch, Decoded], object]
+"""Looks at what is decoded, for the health of the input."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class Core:
     adopt: Adopt = field(default=lambda _decision_id: None)
     telemetry: Telemetry = field(default_factory=NoTelemetry)
     due: Due = field(default_factory=Due)
+    pseudonyms: Pseudonyms = UNSHARED
+    watch: Watch = field(default=lambda _batch, _decoded: None)
 
 
 def personalize(
@@ -82,15 +90,26 @@ def personalize(
     """
     plan, telemetry = core.plan, core.telemetry
     decide = Decide(plan, core.parameters, adopt=core.adopt)
-    models = [name for name, placement in plan.placements.items() if placement.heads]
     flow = Dataflow(FLOW_ID)
 
     batches = op.input("events", flow, source)
     decoded = op.map("decode", batches, lambda batch: _decode(core, batch))
     _output("dead-letters", decoded, lambda d: map(dead_letter, d.dead_letters), outlets)
-    shards: KeyedStream[ShardBatch] = op.flat_map(
-        "route", decoded, lambda d: _route(d, core, everybody=lockstep is not None)
-    )
+    everybody = lockstep is not None
+    shards: KeyedStream[ShardBatch]
+    identity = plan.policy.identity
+    if identity is None:
+        shards = op.flat_map("route", decoded, lambda d: _route(d.arrived, d, core, everybody))
+    else:
+        identified = identify_step(
+            decoded,
+            identity=identity,
+            consent=plan.policy.consent,
+            shards=core.shards,
+            seal=core.pseudonyms,
+            count_outcome=lambda outcome, n: telemetry.count("identity_total", n, outcome=outcome),
+        )
+        shards = op.flat_map("route", identified, lambda i: _route(i.events, i, core, everybody))
 
     def build_shard(resume: bytes | None) -> ShardLogic:
         return ShardLogic(
@@ -100,6 +119,7 @@ def personalize(
             with_views=serving is not None,
             due=core.due,
             telemetry=telemetry,
+            pseudonyms=core.pseudonyms,
         )
 
     decided = op.stateful_batch("decide", shards, build_shard)
@@ -108,30 +128,34 @@ def personalize(
     _output("segment-changes", activations, encode.change_records, outlets)
     _output("outcomes", activations, encode.outcome_records, outlets)
     _output("late", activations, encode.late_records, outlets)
+    _output("erasures", activations, encode.receipt_records, outlets)
     if serving is not None and serve is not None:
         writes = op.flat_map("serve", decided, lambda keyed: _serve(keyed, serve))
         op.output("serving", writes, serving)
 
-    examples: KeyedStream[ModelExamples] = op.flat_map(
-        "examples", activations, lambda out: _examples(out, models, lockstep is not None)
-    )
-
-    def build_learner(resume: bytes | None) -> LearnLogic:
-        return LearnLogic(
-            resume,
-            plan=plan,
-            parameters=core.parameters,
-            incarnation=core.incarnation,
-            telemetry=telemetry,
+    if plan.suggest is not None:
+        suggested = suggest_step(
+            op.flat_map("contacts", activations, lambda out: out.contacts),
+            suggest=plan.suggest,
+            seal=core.pseudonyms,
+            count_outcome=lambda outcome, n: telemetry.count("identity_total", n, outcome=outcome),
         )
-
-    learned = op.stateful_batch("learn", examples, build_learner)
-    sets = op.map("sets", learned, lambda keyed: keyed[1])
-    _output("parameters", sets, _parameter_records, outlets)
+        _output("suggestions", suggested, encode.suggestion_records, outlets)
+    learners = learn(
+        activations,
+        plan=plan,
+        parameters=core.parameters,
+        incarnation=core.incarnation,
+        telemetry=telemetry,
+        everybody=everybody,
+    )
+    _output("parameters", learners.published, encode.parameter_records, outlets)
+    for name in REPORTS:
+        _output(name, learners.reports, partial(encode.report_records, name), outlets)
 
     if lockstep is not None:
         decisions_done = op.map("decided", activations, lambda out: (out, 1))
-        learning_done = op.map("learned", sets, lambda done: (None, done.taken))
+        learning_done = op.map("learning-done", learners.taken, lambda count: (None, count))
         settled: Stream[Any] = op.merge("settled", decisions_done, learning_done)
         op.output("lockstep", settled, LockstepSink(lockstep))
     return flow
@@ -153,6 +177,7 @@ def _output(
 
 def _decode(core: Core, batch: RawBatch) -> Decoded:
     decoded = core.decoder.decode(batch)
+    core.watch(batch, decoded)
     core.due.watermark_ms = min((at for _, at in decoded.watermarks), default=None)
     telemetry = core.telemetry
     if decoded.unknown_fields:
@@ -164,9 +189,11 @@ def _decode(core: Core, batch: RawBatch) -> Decoded:
     return decoded
 
 
-def _route(decoded: Decoded, core: Core, *, everybody: bool) -> list[tuple[str, ShardBatch]]:
-    grouped = group_by_shard(decoded.arrived, shards=core.shards)
-    watermarks = decoded.watermarks
+def _route(
+    arrived: list[Arrived], progress: Decoded | Identified, core: Core, everybody: bool
+) -> list[tuple[str, ShardBatch]]:
+    grouped = group_by_shard(arrived, shards=core.shards)
+    watermarks = progress.watermarks
     newest = max((watermark for _, watermark in watermarks), default=None)
     routed = []
     for shard in range(core.shards):
@@ -178,16 +205,9 @@ def _route(decoded: Decoded, core: Core, *, everybody: bool) -> list[tuple[str, 
             if asleep and not everybody:
                 continue
         routed.append(
-            (shard_key(shard), ShardBatch(shard, events or [], watermarks, decoded.partitions))
+            (shard_key(shard), ShardBatch(shard, events or [], watermarks, progress.partitions))
         )
     return routed
-
-
-def _examples(out: Outputs, models: list[str], everybody: bool) -> list[tuple[str, ModelExamples]]:
-    by_model: dict[str, list[Example]] = {model: [] for model in models} if everybody else {}
-    for example in out.examples:
-        by_model.setdefault(example.model, []).append(example)
-    return [(model, ModelExamples(model, examples)) for model, examples in by_model.items()]
 
 
 def _serve(
@@ -196,7 +216,3 @@ def _serve(
     key, out = keyed
     writes = serve(out)
     return [(key, writes)] if writes else []
-
-
-def _parameter_records(learned: Learned) -> list[OutRecord]:
-    return [] if learned.published is None else [encode.parameter_record(learned.published)]

@@ -17,8 +17,10 @@ from typing import Final
 from flows.encode import dead_letter_line
 from flows.engine import run_flow
 from flows.files import JsonLines, initial_clock, read_records
+from flows.learners import learner_count
 from flows.lockstep import Lockstep, LockstepSource, Next
-from flows.personalize import DEFAULT_SHARDS, Core, Outlet, StreamName, personalize
+from flows.personalize import DEFAULT_SHARDS, Core, Outlet, personalize
+from flows.streams import StreamName
 from flows.tally import Tally
 from operators.decode import Decoder
 from operators.outputs import Outputs
@@ -34,9 +36,29 @@ FILES: Final[dict[StreamName, str]] = {
     "outcomes": "outcomes.jsonl",
     "late": "late.jsonl",
     "dead-letters": "dead-letters.jsonl",
+    "predictions": "predictions.jsonl",
+    "audiences": "audiences.jsonl",
+    "thresholds": "thresholds.jsonl",
+    "suggestions": "suggestions.jsonl",
+    "erasures": "erasures.jsonl",
 }
+"""Every stream's file."""
 _NEVER: Final = timedelta(days=1)
 """No epoch closes during a replay: nothing resumes it, and a snapshot would only cost time."""
+
+
+def files_of(plan: Plan) -> dict[StreamName, str]:
+    """The files that a replay writes: none for a section that the policy leaves out."""
+    absent: set[StreamName] = set()
+    if not plan.predictions:
+        absent.add("predictions")
+    if plan.policy.audiences is None:
+        absent.add("audiences")
+    if not plan.followings:
+        absent.add("thresholds")
+    if plan.suggest is None:
+        absent.add("suggestions")
+    return {name: file for name, file in FILES.items() if name not in absent}
 
 
 @dataclass(frozen=True)
@@ -74,23 +96,29 @@ def run_lockstep(
         incarnation=INCARNATION,
         shards=shards,
     )
-    models = [name for name, placement in plan.placements.items() if placement.heads]
 
     def observed(outputs: list[Outputs]) -> RawBatch | None:
         tally.observe(outputs)
         return following(outputs)
 
-    lockstep = Lockstep(observed, shards=core.shards, models=len(models), parameters=parameters)
+    lockstep = Lockstep(
+        observed,
+        # Every identity group sends every shard its part of every batch.
+        shards=core.shards * plan.groups,
+        models=learner_count(plan),
+        parameters=parameters,
+    )
     out.mkdir(parents=True, exist_ok=True)
     flow = personalize(
         core,
         source=LockstepSource(lockstep),
-        outlets={name: Outlet(JsonLines(out / file)) for name, file in FILES.items()},
+        outlets={name: Outlet(JsonLines(out / file)) for name, file in files_of(plan).items()},
         dead_letter=dead_letter_line,
         lockstep=lockstep,
     )
     run_flow(flow, epoch_interval=_NEVER)
     tally.dead_letters = _lines(out / FILES["dead-letters"])
+    models = [name for name, placement in plan.placements.items() if placement.heads]
     return sum(p.examples for name in models if (p := parameters.latest(name)) is not None)
 
 

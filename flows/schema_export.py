@@ -15,11 +15,16 @@ from typing import Any, Final
 from ruamel.yaml import YAML
 
 from flows.kafka.admin import default_topics
+from schemas.audiences import AudienceReport, ThresholdChange
 from schemas.catalogue import catalogue_schema
 from schemas.dead_letter_file import dead_letter_schema
 from schemas.decisions import SCHEMA_VERSION, Decision, Late, Outcome, SegmentChange, out_schema
 from schemas.events import event_schema
+from schemas.identity import Suggestion
 from schemas.policy import policy_schema
+from schemas.prediction_reports import PredictionReport
+from schemas.receipts import Receipt
+from schemas.subject import SubjectExport
 from schemas.time import format_duration
 
 ASYNCAPI: Final = "asyncapi.yaml"
@@ -36,6 +41,12 @@ def documents() -> dict[str, str]:
         "segment-change": out_schema(SegmentChange),
         "outcome": out_schema(Outcome),
         "late": out_schema(Late),
+        "prediction": out_schema(PredictionReport),
+        "audiences": out_schema(AudienceReport),
+        "threshold-change": out_schema(ThresholdChange),
+        "suggestion": out_schema(Suggestion),
+        "erasure": out_schema(Receipt),
+        "held": out_schema(SubjectExport),
         "dead-letter": dead_letter_schema(),
     }
     texts = {
@@ -95,9 +106,9 @@ class _Topic:
     schema: str | None
     received: bool
     headers: dict[str, str]
+    key: str = "The profile id, UTF-8: the user id as sent."
 
 
-_KEY: Final = "The profile id, UTF-8: the user id as sent."
 _RECORD_ID: Final = {"record_id": "Identifies the fact; the same id twice is the same record."}
 _OURS: Final = {**_RECORD_ID, "content-type": "application/json"}
 
@@ -147,6 +158,56 @@ TOPICS: Final = (
         "late",
         False,
         _OURS,
+    ),
+    _Topic(
+        "predictions",
+        "predictions",
+        "PredictionReport",
+        "How good a prediction has been, told with every parameter set of it.",
+        "prediction",
+        False,
+        _OURS,
+        "The prediction's name.",
+    ),
+    _Topic(
+        "audiences",
+        "audiences",
+        "AudienceReport",
+        "The groups of alike profiles that were found, largest first.",
+        "audiences",
+        False,
+        _OURS,
+        "One for all: audiences.",
+    ),
+    _Topic(
+        "thresholds",
+        "thresholds",
+        "ThresholdChange",
+        "A segment's threshold followed its feedback, within its declared bounds.",
+        "threshold-change",
+        False,
+        _OURS,
+        "The segment's name.",
+    ),
+    _Topic(
+        "suggestions",
+        "suggestions",
+        "Suggestion",
+        "Two profiles that may be one person. Nothing is merged by it.",
+        "suggestion",
+        False,
+        _OURS,
+        "The suggestion's id.",
+    ),
+    _Topic(
+        "erasures",
+        "erasures",
+        "Erasure",
+        "The receipt of an erasure that was carried out; it names no one.",
+        "erasure",
+        False,
+        _OURS,
+        "The event id of the request.",
     ),
     _Topic(
         "dead-letters",
@@ -246,7 +307,7 @@ def _message(topic: _Topic) -> dict[str, Any]:
         message["payload"] = {"$ref": f"./{schema_file(topic.schema)}"}
     else:
         message["payload"] = {"type": "string", "description": "The original bytes, unchanged."}
-    key = _KEY if ours else "The original key, unchanged."
+    key = topic.key if ours else "The original key, unchanged."
     message["bindings"] = {
         "kafka": {
             "key": {"type": "string", "description": key},

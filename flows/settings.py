@@ -48,6 +48,15 @@ class Settings(BaseSettings):
     policy: Path | None = Field(default=None, description="Absent: the simulated shop's.")
     catalogue: Path | None = Field(default=None, description="Absent: the simulated shop's.")
     recovery_dir: Path = Field(default=Path("recovery"), description="Where state is kept.")
+    pseudonym_key: SecretStr | None = Field(
+        default=None, description="Seals the state; absent: pseudonym_key_file."
+    )
+    pseudonym_key_file: Path | None = Field(
+        default=None, description="Absent: pseudonym.key in recovery_dir, made at the first start."
+    )
+    former_pseudonym_key: SecretStr | None = Field(
+        default=None, description="Opens state sealed before the key was replaced."
+    )
     recovery_partitions: Annotated[int, Field(ge=1, le=64)] = Field(
         default=2, description="Files of the recovery store; fixed when it is made."
     )

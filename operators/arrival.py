@@ -5,11 +5,16 @@ A tuple, not a pydantic model: it crosses processes by pickle, where a tuple is 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pydantic import JsonValue
 
+from operators.ids import shard_of
 from schemas.events import Scalar
+
+LIVE: Final = 0
+HISTORY: Final = 1
+OUTCOME: Final = 2
 
 
 class Arrived(NamedTuple):
@@ -17,6 +22,9 @@ class Arrived(NamedTuple):
 
     Times are milliseconds since the epoch. `watermark_ms` is the watermark of the event's
     partition as of this event: the event is late where it is older than its shard's watermark.
+    `profile_id` is whose profile it is about, `raw_id` the id as sent; they differ once linked.
+    `mode` is LIVE; HISTORY for a copy of an event from before a link, which folds into the profile
+    and triggers nothing; or OUTCOME for one that is only matched with a decision made before it.
     """
 
     event_id: str
@@ -40,9 +48,21 @@ class Arrived(NamedTuple):
     tag: str | None
     attributes: dict[str, Scalar] | None
     consent: dict[str, bool] | None
+    source: str | None = None
+    raw_id: str = ""
+    mode: int = LIVE
+    anonymous_id: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names under which a policy may count it: a feedback's kind is a name of its own."""
         kind = self.feedback
         return (self.type, kind) if kind and kind != self.type else (self.type,)
+
+
+def group_by_shard(arrived: list[Arrived], *, shards: int) -> dict[int, list[Arrived]]:
+    """Events by shard, each list in order of arrival."""
+    grouped: dict[int, list[Arrived]] = {}
+    for event in arrived:
+        grouped.setdefault(shard_of(event.profile_id, shards=shards), []).append(event)
+    return grouped

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import insort
 
-from operators.arrival import Arrived
+from operators.arrival import HISTORY, Arrived
 from operators.ids import uniform
 from operators.outputs import Example, Outputs
 from operators.plan import CompiledPlacement, Plan
@@ -37,7 +37,7 @@ def show(
     fresh = [item for item in items if not item.shown_ms]
     for item in fresh:
         item.shown_ms = at_ms
-        _count_for_caps(profile, item.content_id, at_ms, plan)
+        count_for_caps(profile, item.content_id, at_ms, plan)
     if not fresh:
         return
     out.facts["impressions", pending.placement, pending.variant or ""] += len(fresh)
@@ -53,7 +53,8 @@ def show(
         )
 
 
-def _count_for_caps(profile: Profile, content_id: str, at_ms: int, plan: Plan) -> None:
+def count_for_caps(profile: Profile, content_id: str, at_ms: int, plan: Plan) -> None:
+    """Count one impression of a content, as far as any cap asks for it."""
     capping = plan.capping
     content = plan.contents.by_id.get(content_id)
     own = plan.contents.caps.get(content_id, ())
@@ -63,10 +64,12 @@ def _count_for_caps(profile: Profile, content_id: str, at_ms: int, plan: Plan) -
     if not keys:
         return
     horizon = at_ms - max([capping.longest_ms, *(cap.within for cap in own)])
+    most = max([capping.most, *(cap.max for cap in own)])
     for key in keys:
         times = [t for t in profile.shown.get(key, ()) if t > horizon]
         insort(times, at_ms)
-        profile.shown[key] = times
+        # A cap of n asks for the n-th newest and no more, however hot the profile is.
+        profile.shown[key] = times[-most:]
     if len(profile.shown) > _CAP_KEYS:
         for stalest in sorted(profile.shown, key=lambda k: (profile.shown[k][-1], k))[:-_CAP_KEYS]:
             del profile.shown[stalest]
@@ -77,6 +80,11 @@ def impression(
 ) -> None:
     """Match a reported impression with its decision; `contents` absent means all its items."""
     pending = next((p for p in profile.pending if p.decision_id == event.decision_id), None)
+    if event.mode == HISTORY:
+        # The decision stayed where it was made; what was seen counts for the caps here too.
+        for content_id in event.contents or ((event.content_id,) if event.content_id else ()):
+            count_for_caps(profile, content_id, event.occurred_ms, plan)
+        return
     if pending is None:
         out.facts["impressions_unmatched",] += 1
         return
@@ -181,7 +189,9 @@ def close_windows(profile: Profile, until_ms: int, *, out: Outputs) -> None:
 
 
 def write_books(profile: Profile, pending: Pending, *, closed_ms: int, out: Outputs) -> None:
-    """Emit the outcome of one decision."""
+    """Emit the outcome of one decision; kept whole where a threshold follows it."""
+    if pending.stood:
+        out.closed.append(pending)
     out.outcomes.append(
         {
             "decision_id": pending.decision_id,

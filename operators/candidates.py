@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from operators.conditions import Context
+from operators.moment import Moment
 from operators.plan import CompiledPlacement, Contents, Flags
 from operators.profile import Profile
 from operators.score import Indices
@@ -76,13 +76,12 @@ class Eligibility:
     def narrow(
         self,
         profile: Profile,
-        now_ms: int,
-        context: Context,
+        moment: Moment,
         *,
         asked: Iterable[str] | None,
     ) -> Candidates:
         """The eligible candidates: of the pool, or of the contents asked for in the request."""
-        open_ = self._in_season(now_ms)
+        open_ = self._in_season(moment.now_ms)
         if asked is None:
             positions, rejections = self._pooled
             considered = len(self._placement.pool)
@@ -98,12 +97,12 @@ class Eligibility:
                 positions = kept
 
         for evaluate, bound in self._contents.conditions:
-            if not evaluate(profile, now_ms, context).holds:
+            if not evaluate(profile, moment).holds:
                 keep(~bound, "not_eligible")
         if profile.hidden:
             keep(self._not_hidden(profile), "hidden")
         if profile.shown:
-            keep(self._below_caps(profile, now_ms), "capped")
+            keep(self._below_caps(profile, moment.now_ms), "capped")
         return Candidates(positions, considered, rejections)
 
     def fallback(

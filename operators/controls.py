@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Final
+
 from operators.arrival import Arrived
 from operators.profile import Profile
 
+MOST_HIDDEN: Final = 512
+
 
 def hide(profile: Profile, event: Arrived) -> None:
-    """Honour do-not-show on a content or a tag; a later like of the same takes it back."""
+    """Honour do-not-show on a content or a tag; a later like of the same takes it back.
+
+    At most 512 are kept: beyond that the oldest gives way.
+    """
     keys = [f"c:{event.content_id}"] if event.content_id else []
     keys += [f"t:{event.tag}"] if event.tag else []
     for key in keys:
@@ -15,12 +23,35 @@ def hide(profile: Profile, event: Arrived) -> None:
             profile.hidden[key] = max(event.occurred_ms, profile.hidden.get(key, 0))
         elif event.feedback == "like" and profile.hidden.get(key, 0) <= event.occurred_ms:
             profile.hidden.pop(key, None)
+    while len(profile.hidden) > MOST_HIDDEN:
+        del profile.hidden[min(profile.hidden, key=lambda k: (profile.hidden[k], k))]
+
+
+def reset_taste(profile: Profile, tastes: Iterable[int]) -> None:
+    """Drop what was inferred of the taste, and what would still teach or repeat it.
+
+    `tastes` are the slots of affinities. Counts, consent, do-not-show and caps stay; open decisions
+    stay for the books, without the features that they were made with.
+    """
+    for slot in tastes:
+        profile.signals.pop(slot, None)
+    profile.last.clear()
+    profile.cases.clear()
+    profile.sampled.clear()
+    for pending in profile.pending:
+        pending.features = b""
+        pending.learnable = False
 
 
 def forget_behaviour(profile: Profile) -> None:
     """Drop what was observed, keep what the person stated (consent and do-not-show)."""
     profile.signals.clear()
     profile.attributes.clear()
+    profile.provenance.clear()
+    profile.records.clear()
     profile.shown.clear()
     profile.pending.clear()
     profile.last.clear()
+    profile.cases.clear()
+    profile.sampled.clear()
+    profile.holding.clear()

@@ -1,54 +1,42 @@
 """What happens to one profile when one event arrives: the order of an event's life.
 
-consent -> signals -> segments -> impressions and rewards -> decisions. State: the profile.
-Outputs: the streams of `operators.outputs`. It knows one profile and one moment; shards,
-watermarks, duplicates and lateness are the caller's (`operators.shard`).
+time passes -> consent -> signals -> segments -> impressions and rewards -> predictions ->
+decisions. State: the profile. Outputs: the streams of `operators.outputs`. It knows one profile and
+one moment; shards, watermarks, duplicates and lateness are the caller's (`operators.shard`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Final
 
-import numpy as np
-
-from operators.arrival import Arrived
-from operators.attribute import impression, reward, show, write_books
-from operators.candidates import Eligibility
-from operators.consent import refusal, state_consent
-from operators.controls import forget_behaviour, hide
-from operators.explore import Drawn, draw_slate
-from operators.ids import decision_id, uniform
+from operators.adaptive import MODEL, thresholds
+from operators.arrival import HISTORY, LIVE, Arrived
+from operators.attribute import close_windows, impression, reward, show, write_books
+from operators.audience import look
+from operators.choose import Chooser, pack_cells
+from operators.consent import honour_gpc, refusal, state_consent
+from operators.controls import forget_behaviour, hide, reset_taste
+from operators.duplicates import contact_of
+from operators.filters import number_of
+from operators.golden_record import fold
+from operators.ids import decision_id
+from operators.moment import ALWAYS, NOTHING, Context, Moment
 from operators.outputs import Made, Outputs, Record
-from operators.parameters import Parameters, ParameterSet
+from operators.parameters import Parameters
 from operators.plan import CompiledPlacement, Plan
-from operators.profile import Pending, PendingItem, Profile
-from operators.reasons import fallback_reason, item_reasons, likes
-from operators.score import Scorer, Scores
-from operators.segments import leave_segments, pass_time, update_segments
-from schemas.decisions import SCHEMA_VERSION
-from schemas.policy import Exploration
-from schemas.time import rfc3339
+from operators.predict import Cases, Predictor, forget_cases
+from operators.profile import FAR, Pending, PendingItem, Profile
+from operators.records import decision_record
+from operators.segments import POLICY, leave_segments, pass_time, update_segments
 
-PRIOR: Final = "prior"
-_UNIFORM: Final = Exploration(kind="uniform")
-_LEAST_PROPENSITY: Final = float(np.finfo(np.float64).tiny)
+EXPIRED: Final = "expired"
+"""The cause of leaving where a profile was idle beyond its TTL."""
 
 Adopt = Callable[[str], Record | None]
 """The recorded decision of an id, where the topic already has one."""
-
-
-class _Choice(NamedTuple):
-    """What was chosen and how, before it becomes a record."""
-
-    content_ids: list[str]
-    drawn: list[Drawn]
-    scores: Scores | None
-    considered: int
-    rejections: dict[str, int]
-    fallback: str | None
-    model_version: str | None
-    features: bytes
+Since = Mapping[int, int]
+"""From when on a signal was watched, by slot (ms); absent: always."""
 
 
 class Decide:
@@ -60,67 +48,140 @@ class Decide:
 
     def __init__(self, plan: Plan, parameters: Parameters, *, adopt: Adopt) -> None:
         self.plan = plan
-        self._parameters = parameters
         self._adopt = adopt
-        self._eligibility = {
-            name: Eligibility(placement, plan.contents)
-            for name, placement in plan.placements.items()
-        }
-        self._scorers: dict[str, Scorer] = {}
+        self._parameters = parameters
+        self._predictor = Predictor(plan.predictions, parameters, plan.hashes)
+        self._chooser = Chooser(plan, parameters, self._predictor)
+        self._cases = Cases(plan.predictions, self._predictor)
 
     def refresh(self) -> None:
         """Take over the newest parameter sets."""
-        for name, placement in self.plan.placements.items():
-            newest = self._parameters.latest(name) if placement.heads else None
-            if newest is None:
-                continue
-            known = self._scorers.get(name)
-            if known is None or known.parameters is not newest:
-                self._scorers[name] = self._scorer(placement, newest)
+        self._chooser.refresh()
+        self._predictor.refresh()
+        plan = self.plan
+        if plan.followings:
+            plan.in_force.update(thresholds(self._parameters.latest(MODEL), plan.followings))
 
-    def _scorer(self, placement: CompiledPlacement, newest: ParameterSet) -> Scorer:
-        contents = self.plan.contents
-        # A set learned under a former policy may have other reward kinds: match them by name.
-        values = np.zeros((len(newest.heads), len(contents.ids)))
-        for row, head in enumerate(newest.heads):
-            if head in placement.heads:
-                values[row] = placement.values[placement.heads.index(head)]
-        return Scorer(newest, cells=placement.cells, real=placement.real, values=values)
+    def moment(self, now_ms: int, *, since: Since, context: Context = NOTHING) -> Moment:
+        """An instant, with all that a condition may see at it."""
+        return Moment(now_ms, context, since, self._predictor)
 
-    def apply(self, profile: Profile, event: Arrived, *, shard: int, out: Outputs) -> None:
+    def apply(
+        self,
+        profile: Profile,
+        event: Arrived,
+        *,
+        shard: int,
+        out: Outputs,
+        since: Since = ALWAYS,
+    ) -> None:
         """Apply one accepted event (not late, not a duplicate) to its profile."""
         plan = self.plan
+        consent = plan.policy.consent
         # A profile's time never runs backwards; an event older than that (within the allowed
-        # lateness) still counts in its own bucket of every window.
+        # lateness) still counts in its own instant of every window.
         now_ms = max(profile.now_ms, event.occurred_ms)
-        passed = pass_time(profile, plan, now_ms)
+        moment = self.moment(now_ms, since=since, context=event.context)
+        if profile.plan:  # a new profile is evaluated by what its first event does
+            self.adopt_policy(profile, profile.now_ms, since=since, out=out)
+        passed = pass_time(profile, plan, moment)
         out.changes += passed
         profile.now_ms = now_ms
         # As a timer counts them: the version must not tell which of the two came first.
         profile.version += 1 + len(passed)
+        live = event.mode == LIVE
+        before = refusal(consent, profile, "collect")
+        said = honour_gpc(profile, event.context.get("gpc"), consent, event.occurred_ms)
         if event.type == "consent_changed":
-            state_consent(profile, event.consent or {}, event.occurred_ms)
-            if refusal(plan.policy.consent, profile, "collect") == "consent_refused":
-                forget_behaviour(profile)
-                out.changes += leave_segments(profile, plan, now_ms, event.event_id)
-            out.counts["used"] += 1
+            said = True
+            stated = event.consent or {}
+            if event.mode == HISTORY:
+                # A grant on a device says nothing against what its user has stated.
+                stated = {p: g for p, g in stated.items() if not g or p not in profile.consent}
+            state_consent(profile, stated, event.occurred_ms, asked=plan.purposes)
+        refused = refusal(consent, profile, "collect")
+        if before and not refused:
+            profile.first_ms = event.occurred_ms  # what came before was not watched
+        if said and refused == "consent_refused":
+            forget_behaviour(profile)
+            out.changes += leave_segments(profile, plan, moment, event.event_id)
+        if said and refusal(consent, profile, "learn") is not None:
+            forget_cases(profile)
+        if event.type == "consent_changed":
+            if not refused:
+                out.changes += update_segments(
+                    profile, plan, moment, event.event_id, events=event.names
+                )
+            out.counts["used"] += live
             return
-        refused = refusal(plan.policy.consent, profile, "collect")
         requested = event.type == "decision_requested"
         if not refused:
-            out.counts["used"] += 1
-            self._remember(profile, event, now_ms, out)
+            out.counts["used"] += live
+            self._remember(profile, event, moment, out)
         elif event.type == "feedback":
             # Do-not-show is what the person states; that they reacted is behaviour and not kept.
-            out.counts["used"] += 1
+            out.counts["used"] += live
             hide(profile, event)
         else:
             # A request is answered all the same (with the fallback); nothing of it is kept.
-            out.counts["used" if requested else "suppressed"] += 1
+            out.counts["used" if requested else "suppressed"] += live
+        if not live:
+            return
         if requested and event.placement is not None:
-            self._decide(profile, event, event.placement, now_ms, shard, out)
+            self._decide(profile, event, event.placement, moment, shard, out)
         for placement in () if refused else plan.triggered_by.get(event.type, ()):
-            self._decide(profile, event, placement, now_ms, shard, out)
+            self._decide(profile, event, placement, moment, shard, out)
+
+    def apply_outcome(self, profile: Profile, event: Arrived, *, out: Outputs) -> None:
+        """Match an outcome with a decision made before a link; nothing else comes of it."""
+        consent = self.plan.policy.consent
+        if refusal(consent, profile, "collect") is None:
+            profile.version += 1
+            self._attribute(profile, event, out)
+
+    def pass_time(self, profile: Profile, until_ms: int, *, since: Since, out: Outputs) -> bool:
+        """Let everything due by an instant happen; True where others may see the difference."""
+        plan = self.plan
+        changes = pass_time(profile, plan, self.moment(until_ms, since=since))
+        profile.version += len(changes)
+        out.changes += changes
+        close_windows(profile, until_ms, out=out)
+        self._cases.close(profile, until_ms, out.labelled)
+        return bool(changes)
+
+    def adopt_policy(self, profile: Profile, now_ms: int, *, since: Since, out: Outputs) -> bool:
+        """Evaluate a profile anew that was last evaluated under another policy.
+
+        Only what the policy declares is kept. True where others may see the difference.
+        """
+        plan = self.plan
+        if profile.plan == plan.mark or refusal(plan.policy.consent, profile, "collect"):
+            return False
+        for slot in [slot for slot in profile.signals if slot not in plan.slots]:
+            del profile.signals[slot]
+        changes = update_segments(profile, plan, self.moment(now_ms, since=since), POLICY)
+        profile.now_ms = now_ms
+        profile.version += len(changes)
+        out.changes += changes
+        return bool(changes)
+
+    def reduce_to_statements(self, profile: Profile, now_ms: int, *, out: Outputs) -> bool:
+        """Forget an idle profile's behaviour; True where there was any."""
+        close_windows(profile, FAR, out=out)
+        if not (profile.signals or profile.attributes or profile.segments or profile.shown):
+            return False
+        out.changes += leave_segments(
+            profile, self.plan, self.moment(now_ms, since=ALWAYS), EXPIRED
+        )
+        forget_behaviour(profile)
+        profile.version += 1
+        return True
+
+    def holds_nothing(self, profile: Profile) -> bool:
+        """Whether there is nothing that may be kept of a profile, not even a statement."""
+        if profile.consent or profile.hidden or profile.gpc_ms or profile.segments:
+            return False
+        return refusal(self.plan.policy.consent, profile, "collect") is not None
 
     def is_recorded(self, event: Arrived, *, shard: int) -> bool:
         """Whether the topic already has a decision that this event triggered."""
@@ -140,18 +201,20 @@ class Decide:
             if name is not None
         )
 
-    def _remember(self, profile: Profile, event: Arrived, now_ms: int, out: Outputs) -> None:
+    def _remember(self, profile: Profile, event: Arrived, moment: Moment, out: Outputs) -> None:
         plan = self.plan
-        if event.type == "taste_reset":
-            profile.signals.clear()
+        reset = event.type == "taste_reset"
+        # Watched for longer than was known: what was unknown may be known now.
+        anew = reset or event.occurred_ms < profile.first_ms
+        profile.first_ms = min(profile.first_ms, event.occurred_ms)
+        if reset:
+            reset_taste(profile, [signal.slot for signal in plan.tastes])
         elif event.type == "feedback":
             hide(profile, event)
         if event.attributes is not None:
-            for name, value in event.attributes.items():
-                if value is None:
-                    profile.attributes.pop(name, None)
-                else:
-                    profile.attributes[name] = value
+            fold(profile, event, plan.policy.identity, asked=plan.attributes)
+            if plan.suggest is not None:
+                out.contacts.append(contact_of(profile, plan.suggest, moment.now_ms))
         content = plan.contents.by_id.get(event.content_id) if event.content_id else None
         # A sensitive content is never a source of signals: not even that there was something.
         names = () if content is not None and content.sensitive else event.names
@@ -159,195 +222,64 @@ class Decide:
             for signal in plan.signals_of.get(name, ()):
                 if name != event.type and event.type in signal.events:
                     continue  # fed already, under the type: one event counts once
-                if signal.matches is None or signal.matches(event, content):
-                    state = signal.kind.add(profile.signals.get(signal.slot), event, content)
-                    if state is not None:
-                        profile.signals[signal.slot] = state
+                signal.add(profile.signals, event, content)
+        for signal in plan.any_signals if names else ():
+            signal.add(profile.signals, event, content)
         out.changes += update_segments(
             profile,
             plan,
-            now_ms,
+            moment,
             event.event_id,
-            events=None if event.type == "taste_reset" else event.names,
+            events=None if anew else event.names,
             attributes=event.attributes is not None,
         )
+        self._attribute(profile, event, out)
+        may_learn = refusal(plan.policy.consent, profile, "learn") is None
+        audiences = plan.policy.audiences
+        if audiences is not None and may_learn:
+            seen = look(profile, plan.compared, every_ms=audiences.every, now_ms=moment.now_ms)
+            if seen is not None:
+                out.samples.append(seen)
+        if plan.predictions:
+            self._cases.observe(
+                profile,
+                event,
+                content,
+                moment.now_ms,
+                may_learn=may_learn,
+                out=out.labelled,
+            )
+
+    def _attribute(self, profile: Profile, event: Arrived, out: Outputs) -> None:
+        plan = self.plan
         may_learn = refusal(plan.policy.consent, profile, "learn") is None
         if event.type == "impression":
             impression(profile, event, plan=plan, may_learn=may_learn, out=out)
-        elif any(name in plan.rewards_of for name in event.names):
+        elif event.mode != HISTORY and any(name in plan.rewards_of for name in event.names):
             reward(profile, event, plan=plan, may_learn=may_learn, out=out)
 
     def _decide(
-        self, profile: Profile, event: Arrived, name: str, now_ms: int, shard: int, out: Outputs
+        self, profile: Profile, event: Arrived, name: str, moment: Moment, shard: int, out: Outputs
     ) -> None:
         placement = self.plan.placements[name]
         identity = decision_id(
             shard=shard, profile_id=profile.profile_id, trigger_id=event.event_id, placement=name
         )
-        variant = self._variant(profile)
         recorded = self._adopt(identity)
         if recorded is None:
-            choice = self._choose(profile, event, placement, identity, variant, now_ms)
-            record = self._record(profile, event, placement, identity, variant, choice, now_ms)
+            variant = self._chooser.variant(profile)
+            choice = self._chooser.choose(profile, event, placement, identity, variant, moment)
+            record = decision_record(
+                profile, event, placement, identity, variant, choice, moment.now_ms, self.plan
+            )
             features = choice.features
         else:
             # The topic is the truth: what was recorded is taken over, whatever would be chosen
             # now under other parameters, so that state, topic and Redis name the same content.
             record = recorded
-            features = self._cells(placement, profile, event, now_ms)
+            features = pack_cells(self._chooser.cells_of(placement, profile, moment))
         out.decisions.append(Made(record, profile.version, recorded is not None, event.received_ms))
-        self._await_outcome(profile, placement, record, features, now_ms, out)
-
-    def _variant(self, profile: Profile) -> str | None:
-        holdout = self.plan.policy.experiments.holdout
-        if holdout is None:
-            return None
-        held = uniform(f"holdout|{holdout.salt}|{profile.profile_id}") < holdout.share
-        return "holdout" if held else "personalised"
-
-    def _cells(
-        self, placement: CompiledPlacement, profile: Profile, event: Arrived, now_ms: int
-    ) -> bytes:
-        if not placement.heads:
-            return b""
-        return np.array(
-            placement.features.cells(profile, now_ms, event.context), np.uint32
-        ).tobytes()
-
-    def _why_not(
-        self,
-        profile: Profile,
-        event: Arrived,
-        placement: CompiledPlacement,
-        variant: str | None,
-        now_ms: int,
-    ) -> str | None:
-        """Why this decision is not the model's to make; None: it is."""
-        holdout = self.plan.policy.experiments.holdout
-        if placement.policy.level == 0:
-            return "not_personalised"
-        consent = self.plan.policy.consent
-        why = refusal(consent, profile, "collect") or refusal(consent, profile, "personalise")
-        if why is not None:
-            return why
-        if placement.eligible and not placement.eligible(profile, now_ms, event.context).holds:
-            return "not_eligible"
-        if variant == "holdout" and holdout is not None and holdout.serve == "fallback":
-            return "holdout"
-        return None
-
-    def _choose(
-        self,
-        profile: Profile,
-        event: Arrived,
-        placement: CompiledPlacement,
-        identity: str,
-        variant: str | None,
-        now_ms: int,
-    ) -> _Choice:
-        eligibility = self._eligibility[placement.name]
-        slots = min(event.slots or placement.policy.slots, placement.policy.slots)
-        considered, rejections = 0, {}
-        asked = event.candidates
-        if asked is None and placement.policy.candidates.source == "request":
-            asked = ()
-        why = self._why_not(profile, event, placement, variant, now_ms)
-        if why is None:
-            found = eligibility.narrow(profile, now_ms, event.context, asked=asked)
-            considered, rejections = found.considered, found.rejections
-            if len(found.positions):
-                scorer = None if variant == "holdout" else self._scorers.get(placement.name)
-                cells = (
-                    placement.features.cells(profile, now_ms, event.context)
-                    if placement.heads
-                    else []
-                )
-                scores = None if scorer is None else scorer.score(cells, found.positions)
-                drawn = draw_slate(
-                    scores,
-                    count=len(found.positions),
-                    slots=slots,
-                    exploration=_UNIFORM if scores is None else placement.policy.exploration,
-                    rewarded=0 if scorer is None else scorer.parameters.rewarded,
-                    chances=[uniform(f"{identity}|{rank}") for rank in range(slots)],
-                    scale=None if scorer is None else scorer.scale(cells, found.positions),
-                )
-                ids = self.plan.contents.ids
-                version = PRIOR if placement.heads and variant != "holdout" else None
-                return _Choice(
-                    [ids[found.positions[d.position]] for d in drawn],
-                    drawn,
-                    scores,
-                    considered,
-                    rejections,
-                    None,
-                    version if scorer is None else scorer.parameters.version,
-                    np.array(cells, np.uint32).tobytes(),
-                )
-            why = "no_eligible_candidate"
-        chosen = eligibility.fallback(profile, now_ms, slots=slots, asked=asked)
-        certain = [Drawn(i, 1.0, True) for i in range(len(chosen))]
-        return _Choice(chosen, certain, None, considered, rejections, why, None, b"")
-
-    def _record(
-        self,
-        profile: Profile,
-        event: Arrived,
-        placement: CompiledPlacement,
-        identity: str,
-        variant: str | None,
-        choice: _Choice,
-        now_ms: int,
-    ) -> Record:
-        plan = self.plan
-        slate = 1.0
-        items = []
-        liked = likes(profile, plan=plan, now_ms=now_ms) if choice.fallback is None else []
-        for rank, (content_id, drawn) in enumerate(
-            zip(choice.content_ids, choice.drawn, strict=True), start=1
-        ):
-            # A hundred slots of thousands of contents: the product must not vanish to 0.
-            slate = max(slate * drawn.propensity, _LEAST_PROPENSITY)
-            if choice.fallback is not None:
-                reasons = fallback_reason(choice.fallback)
-            else:
-                content = plan.contents.by_id[content_id]
-                reasons = item_reasons(content, liked=liked, greedy=drawn.greedy)
-            scored = choice.scores is not None
-            items.append(
-                {
-                    "content_id": content_id,
-                    "rank": rank,
-                    "score": round(float(choice.scores[drawn.position]), 6)  # type: ignore[index]
-                    if scored
-                    else None,
-                    "propensity": drawn.propensity,
-                    "reasons": reasons,
-                }
-            )
-        personal = choice.fallback is None
-        return {
-            "decision_id": identity,
-            "profile_id": profile.profile_id,
-            "placement": placement.name,
-            "decided_at": rfc3339(now_ms),
-            "expires_at": rfc3339(now_ms + placement.policy.expires_after),
-            "trigger": {"event_id": event.event_id, "type": event.type},
-            "items": items,
-            "candidates": choice.considered,
-            "rejections": choice.rejections,
-            "segments": sorted(profile.segments),
-            "experiment": None if variant is None else {"id": "holdout", "variant": variant},
-            "explored": personal and any(not drawn.greedy for drawn in choice.drawn),
-            "learnable": personal and bool(choice.drawn),
-            "fallback": choice.fallback,
-            "slate_propensity": slate,
-            "model_version": choice.model_version,
-            "policy_digest": plan.policy_digest,
-            "catalogue_version": plan.catalogue_version,
-            "level": placement.policy.level if personal else 0,
-            "schema_version": SCHEMA_VERSION,
-        }
+        self._await_outcome(profile, placement, record, features, moment.now_ms, out)
 
     def _await_outcome(
         self,
@@ -380,6 +312,13 @@ class Decide:
                 PendingItem(item["content_id"], item["rank"], item["propensity"])
                 for item in record["items"]
             ],
+            stood={
+                f.segment: (
+                    number_of(self.plan.by_name[f.signal].value(profile.signals, now_ms)),
+                    f.segment in profile.segments,
+                )
+                for f in self.plan.followings
+            },
         )
         profile.pending.append(pending)
         if len(profile.pending) > self.plan.policy.retention.pending:

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import orjson
 from pydantic import ValidationError
 
-from operators.arrival import Arrived
+from operators.arrival import LIVE, Arrived
 from schemas.dead_letters import Code, DeadLetter, Stage
 from schemas.events import REQUIRED_BY_TYPE, Candidate, Event
 from schemas.policy import Sensitive, Time
@@ -162,6 +162,10 @@ class Decoder:
             event.tag if event.tag not in hidden.tags else None,
             None if event.attributes is None else _without(event.attributes, hidden.attributes),
             event.consent,
+            event.source,
+            event.user_id or event.anonymous_id or "",
+            LIVE,
+            event.anonymous_id,
         )
 
 

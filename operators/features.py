@@ -15,11 +15,16 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from operators.conditions import Context
+from operators.affinity import DecayedAffinity
 from operators.filters import number_of
 from operators.ids import hash32
+from operators.moment import Context
+from operators.occurrences import FieldThen, TimeSince
 from operators.profile import Profile
-from operators.signals import CompiledSignal, DecayedAffinity, LastTime
+from operators.ratio import Quotient
+from operators.rfm import Rfm
+from operators.signals import CompiledSignal, Value
+from operators.windows import SUM, AmountWindow
 from schemas.catalogue import Content
 from schemas.events import Scalar
 from schemas.policy import Features, Sensitive
@@ -170,22 +175,38 @@ def _signal(signal: CompiledSignal, top: int, hashes: Hashes) -> _Emit:
             return found
 
         return affinity
-    if isinstance(kind, LastTime):
+    if isinstance(kind, TimeSince):
         ages = _Known(lambda age: f"{name}~{age}", hashes)
 
-        def last(profile: Profile, now_ms: int, _context: Context) -> list[int]:
-            age = kind.value(profile.signals.get(slot), now_ms)
-            if math.isinf(age):
+        def age(profile: Profile, now_ms: int, _context: Context) -> list[int]:
+            since = kind.value(profile.signals.get(slot), now_ms)
+            if since is None:
                 return [ages["never"]]
-            return [ages[min(9, int(math.log(1 + age / MINUTE, 4)))]]
+            return [ages[min(9, int(math.log(1 + since / MINUTE, 4)))]]
 
-        return last
-    amounts = _Known(lambda number: f"{name}~{_size(number)}", hashes)
+        return age
+    # An rfm score is a category; what may lie below 1 needs bins there too.
+    fine = isinstance(kind, Quotient | FieldThen) or (
+        isinstance(kind, AmountWindow) and kind.measure is not SUM
+    )
+    write = _category if isinstance(kind, Rfm) else number_bin if fine else _size
+    cells = _Known(lambda value: _valued(name, value, write), hashes)
+    read = signal.value
 
-    def amount(profile: Profile, now_ms: int, _context: Context) -> list[int]:
-        return [amounts[kind.value(profile.signals.get(slot), now_ms)]]
+    def value(profile: Profile, now_ms: int, _context: Context) -> list[int]:
+        return [cells[read(profile.signals, now_ms)]]
 
-    return amount
+    return value
+
+
+def _valued(name: str, value: Value, write: Callable[[float], str]) -> str:
+    if value is None:
+        return f"{name}~none"
+    return f"{name}={value}" if isinstance(value, str) else f"{name}~{write(value)}"
+
+
+def _category(number: float) -> str:
+    return f"{number:.0f}"
 
 
 def _size(number: float) -> str:

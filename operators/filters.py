@@ -1,7 +1,8 @@
 """Does an event match a filter, and what does a field path of it say?
 
 Compiled once per policy: a path becomes a function from (event, content) to a value, a filter a
-function to a truth. A value that is absent never matches.
+function to a truth. A value that is absent never matches; a list (tags, a JSON list) matches where
+any of its elements does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ Read = Callable[[Arrived, Content | None], object]
 Matches = Callable[[Arrived, Content | None], bool]
 
 _LONGEST: Final = 128
+_SCALARS: Final = (str, int, float, bool)
 
 _EVENT_FIELDS: Final[dict[str, Read]] = {
     "value": lambda event, _: event.value,
@@ -88,13 +90,19 @@ def compile_filter(conditions: Filter) -> Matches | None:
 
 def _test(wanted: FilterValue) -> Callable[[object], bool]:
     if isinstance(wanted, NumberRange):
-        bounds = wanted
-        return lambda value: (n := number_of(value)) is not None and bounds.holds(n)
+        holds = wanted.holds
+
+        def within(value: object) -> bool:
+            items = value if isinstance(value, (tuple, list)) else (value,)
+            return any((n := number_of(item)) is not None and holds(n) for item in items)
+
+        return within
     allowed = set(wanted) if isinstance(wanted, list) else {wanted}
 
     def among(value: object) -> bool:
-        if isinstance(value, tuple):
-            return not allowed.isdisjoint(value)
-        return isinstance(value, (str, int, float, bool)) and value in allowed
+        if isinstance(value, (tuple, list)):
+            # Element by element: a JSON list may hold what cannot be a member of a set.
+            return any(isinstance(item, _SCALARS) and item in allowed for item in value)
+        return isinstance(value, _SCALARS) and value in allowed
 
     return among

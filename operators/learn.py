@@ -24,7 +24,7 @@ from operators.models.hashed_logistic import HashedLogistic
 from operators.outputs import Example
 from operators.parameters import ParameterSet, parameter_set
 from operators.plan import Plan
-from operators.shard import StateError
+from operators.shard_state import StateError
 
 MAGIC: Final = b"NBLM"
 VERSION: Final = 1

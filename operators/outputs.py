@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from operators.arrival import Arrived
+from operators.pseudonyms import Pseudonyms
+from schemas.decisions import SCHEMA_VERSION
+from schemas.time import rfc3339
+
+if TYPE_CHECKING:  # these give records themselves
+    from operators.audience import Sampled
+    from operators.duplicates import Contact
+    from operators.profile import Pending
 
 Record = dict[str, Any]
 
@@ -41,6 +51,20 @@ class Example(NamedTuple):
     at_ms: int
 
 
+class Labelled(NamedTuple):
+    """What a prediction learns from: features as of a moment, and what came of it since.
+
+    `predicted` is what was predicted at that moment (None: nothing was learned yet).
+    """
+
+    model: str
+    features: bytes
+    label: float
+    predicted: float | None
+    at_ms: int
+    closed_ms: int
+
+
 class ProfileState(NamedTuple):
     """A profile's serving view at the end of an activation; None: it was erased or dropped."""
 
@@ -62,6 +86,37 @@ class Outputs:
     outcomes: list[Record] = field(default_factory=list)
     late: list[Record] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
+    labelled: list[Labelled] = field(default_factory=list)
+    samples: list[Sampled] = field(default_factory=list)
+    closed: list[Pending] = field(default_factory=list)
+    contacts: list[Contact] = field(default_factory=list)
+    receipts: list[Record] = field(default_factory=list)
     profiles: list[ProfileState] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     facts: defaultdict[tuple[str, ...], float] = field(default_factory=lambda: defaultdict(float))
+
+
+def late_record(event: Arrived, watermark_ms: int) -> Record:
+    """What is written of an event that came too late."""
+    return {
+        "event_id": event.event_id,
+        "profile_id": event.profile_id,
+        "type": event.type,
+        "occurred_at": rfc3339(event.occurred_ms),
+        "watermark": rfc3339(watermark_ms),
+        "schema_version": SCHEMA_VERSION,
+    }
+
+
+def receipt(event: Arrived, *, found: bool, pseudonyms: Pseudonyms) -> Record:
+    """What is written of an erasure that was carried out; it does not name whose.
+
+    Its id is a keyed hash: with a plain one, who knows the request could try ids one by one.
+    """
+    return {
+        "receipt_id": pseudonyms.key_of(f"{event.event_id}|{event.profile_id}").hex(),
+        "request_event_id": event.event_id,
+        "erased_at": rfc3339(event.received_ms),
+        "found": found,
+        "schema_version": SCHEMA_VERSION,
+    }

@@ -7,15 +7,17 @@ immutable; another policy or catalogue is another plan, adopted between batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from operators.conditions import Compiler, Evaluate
+from operators.adaptive import Following, followings
+from operators.affinity import DecayedAffinity
+from operators.audience import compared
+from operators.conditions import INTENT, Compiler
 from operators.features import (
     Cells,
     Hashes,
@@ -24,31 +26,22 @@ from operators.features import (
     content_features,
 )
 from operators.ids import hash32
+from operators.links import GROUPS
+from operators.predict import CompiledPrediction, compile_predictions
 from operators.score import Indices, Scores
-from operators.signals import CompiledSignal, compile_signal
+from operators.segments import CompiledSegment, SegmentIndex, compile_segments, index_segments
+from operators.signals import CompiledSignal, compile_signals
+from operators.verdicts import Evaluate
 from schemas.catalogue import Cap, Content
 from schemas.check_catalogue import qualifies
-from schemas.conditions import AllOf, AnyOf, AttributeIs, Condition, InSegment, NotOf
+from schemas.identity import Suggest
 from schemas.policy import Placement, Policy, Reward
+from schemas.reads import reads
 from schemas.time import to_millis
 
 Flags = npt.NDArray[np.bool_]
 _ALWAYS = 1 << 62
 V = TypeVar("V")
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledSegment:
-    """A segment ready to run, and what can change it besides time.
-
-    `events` names the events that feed its signals, `segments` those it asks about.
-    """
-
-    name: str
-    evaluate: Evaluate
-    events: frozenset[str]
-    segments: frozenset[str]
-    of_attributes: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +92,24 @@ class Capping:
     """What must be counted of impressions for the caps of all placements.
 
     All read the same impressions, and a short window of one must not drop what a longer one of
-    another still counts: `longest_ms` is the longest.
+    another still counts: `longest_ms` is the longest, `most` the largest number that any asks for.
     """
 
     per_content: bool
     per_tag: bool
     longest_ms: int
+    most: int
 
 
 @dataclass(frozen=True)
 class Plan:
     """A policy and a catalogue, compiled.
 
-    `signals_of` and `segment_events` say what an event's name touches; `mark` changes with the
-    policy, so that a profile last evaluated under another one is evaluated anew.
+    `signals_of` and `segments_of` say what an event's name touches, `any_signals` what every
+    behavioural event does; `mark` changes with the policy, so that a profile last evaluated under
+    another one is evaluated anew. `slots` are where the signals of this policy keep their state,
+    `tastes` those that tell what a person likes. `in_force` holds the thresholds that follow
+    feedback, by segment: the one thing here that changes, between activations.
     """
 
     policy: Policy
@@ -121,8 +118,29 @@ class Plan:
     mark: int
     signals: tuple[CompiledSignal, ...]
     signals_of: dict[str, tuple[CompiledSignal, ...]]
+    any_signals: tuple[CompiledSignal, ...]
+    slots: frozenset[int]
+    tastes: tuple[CompiledSignal, ...]
     segments: tuple[CompiledSegment, ...]
-    segment_events: frozenset[str]
+    segments_of: SegmentIndex
+    predictions: tuple[CompiledPrediction, ...]
+    purposes: tuple[str, ...]
+    attributes: frozenset[str]
+    by_name: dict[str, CompiledSignal]
+    compared: tuple[CompiledSignal, ...]
+    followings: tuple[Following, ...]
+    in_force: dict[str, float]
+
+    @property
+    def suggest(self) -> Suggest | None:
+        """What duplicates are looked for by; None: they are not."""
+        return None if self.policy.identity is None else self.policy.identity.suggest
+
+    @property
+    def groups(self) -> int:
+        """Into how many sources of watermarks the identify step splits a partition."""
+        return 1 if self.policy.identity is None else GROUPS
+
     placements: dict[str, CompiledPlacement]
     triggered_by: dict[str, tuple[str, ...]]
     rewards_of: dict[str, tuple[str, ...]]
@@ -144,20 +162,19 @@ def compile_plan(
     Raises KeyError where one names what does not exist: `schemas.check` reports those properly.
     """
     hashes = Hashes()
-    declared = {
-        name: compile_signal(name, signal, sensitive_tags=policy.sensitive.tags)
-        for name, signal in policy.signals.items()
-    }
-    compiler = Compiler(declared)
-    segments = tuple(
-        _segment(name, policy.segments[name].when, compiler) for name in segment_order(policy)
-    )
+    declared = compile_signals(policy.signals, sensitive_tags=policy.sensitive.tags)
+    compiler = Compiler(declared, {name: p.refresh for name, p in policy.predictions.items()})
+    in_force: dict[str, float] = {}
+    segments = compile_segments(policy, compiler, in_force.get)
     contents = _contents(catalogue, compiler)
     placements = {
         name: _placement(name, placement, policy, contents, compiler, declared, hashes)
         for name, placement in policy.placements.items()
     }
     signals = tuple(compiler.signals.values())
+    fed = [signal for signal in signals if signal.slot in signal.needs]  # a ratio is not
+    consent = policy.consent
+    purposes = {consent.collect, consent.personalise, consent.learn} - {None}
     caps = [cap for placement in policy.placements.values() for cap in placement.caps]
     return Plan(
         policy=policy,
@@ -165,9 +182,19 @@ def compile_plan(
         catalogue_version=catalogue_version,
         mark=hash32(policy_digest),
         signals=signals,
-        signals_of=_index((event, signal) for signal in signals for event in signal.events),
+        signals_of=_index((event, signal) for signal in fed for event in signal.events),
+        any_signals=tuple(signal for signal in fed if not signal.events),
+        slots=frozenset(signal.slot for signal in fed),
+        tastes=tuple(s for s in declared.values() if isinstance(s.kind, DecayedAffinity)),
         segments=segments,
-        segment_events=frozenset().union(*(segment.events for segment in segments)),
+        segments_of=index_segments(segments),
+        predictions=compile_predictions(policy, declared, hashes),
+        purposes=tuple(sorted(filter(None, purposes))),
+        attributes=_attributes_asked(policy),
+        by_name=declared,
+        compared=tuple(declared[name] for name in _compared(policy)),
+        followings=followings(policy),
+        in_force=in_force,
         placements=placements,
         triggered_by=_index(
             (event, name)
@@ -183,6 +210,7 @@ def compile_plan(
             per_content=any(cap.per == "content" for cap in caps),
             per_tag=any(cap.per == "tag" for cap in caps),
             longest_ms=max((cap.within for cap in caps), default=0),
+            most=max((cap.max for cap in caps), default=0),
         ),
         hashes=hashes,
     )
@@ -195,57 +223,18 @@ def _index(pairs: Iterable[tuple[str, V]]) -> dict[str, tuple[V, ...]]:
     return found
 
 
-def segment_order(policy: Policy) -> list[str]:
-    """Segment names so that each comes after those its condition mentions.
-
-    Raises ValueError for a cycle, naming it.
-    """
-    order: list[str] = []
-    entered: list[str] = []
-
-    def visit(name: str) -> None:
-        if name in order:
-            return
-        if name in entered:
-            raise ValueError(f"segments depend on each other: {' -> '.join([*entered, name])}")
-        entered.append(name)
-        for needed in mentioned_segments(policy.segments[name].when):
-            visit(needed)
-        entered.pop()
-        order.append(name)
-
-    for name in policy.segments:
-        visit(name)
-    return order
+def _compared(policy: Policy) -> tuple[str, ...]:
+    return () if policy.audiences is None else compared(policy, policy.audiences.signals)
 
 
-def _segment(name: str, condition: Condition, compiler: Compiler) -> CompiledSegment:
-    parts = list(_leaves(condition))
-    asked = [compiler.signal_of(part) for part in parts]
-    return CompiledSegment(
-        name,
-        compiler.compile(condition),
-        frozenset(event for signal in asked if signal for event in signal.events),
-        frozenset(mentioned_segments(condition)),
-        any(isinstance(part, AttributeIs) for part in parts),
-    )
-
-
-def _leaves(condition: Condition) -> Iterator[Condition]:
-    match condition:
-        case AllOf():
-            yield from chain.from_iterable(map(_leaves, condition.all))
-        case AnyOf():
-            yield from chain.from_iterable(map(_leaves, condition.any))
-        case NotOf():
-            yield from _leaves(condition.not_)
-        case _:
-            yield condition
-
-
-def mentioned_segments(condition: Condition) -> list[str]:
-    """The segments that a condition asks about, in order of mention."""
-    return [part.segment for part in _leaves(condition) if isinstance(part, InSegment)]
+def _attributes_asked(policy: Policy) -> frozenset[str]:
+    """The profile attributes that the policy uses: they are kept before all others."""
+    asked = reads(policy.model_dump(mode="json", by_alias=True), {}).attributes
+    for placement in policy.placements.values():
+        asked.update(placement.features.attributes)
+    for prediction in policy.predictions.values():
+        asked.update(prediction.features.attributes)
+    return frozenset(asked)
 
 
 def _contents(catalogue: Iterable[Content], compiler: Compiler) -> Contents:
@@ -331,7 +320,7 @@ def _placement(
             placement.features,
             level=placement.level,
             signals=declared,
-            segments=frozenset(policy.segments),
+            segments=frozenset([*policy.segments, *(f"{INTENT}{i}" for i in policy.intents)]),
             sensitive=policy.sensitive,
             hashes=hashes,
         ),

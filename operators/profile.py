@@ -1,9 +1,9 @@
 """What is held of one profile, and how it is encoded.
 
-A profile is cold (bytes) or hot (a `Profile`). Bytes are a 16-byte head (its timer, its newest
-event time: what a sweep needs without decoding) and a msgpack array whose fields are only ever
-appended, each with a default, so that older bytes decode as they are. Anything else is a new
-`VERSION` of the shard's snapshot, with an upgrade (see `operators.shard`).
+A profile is cold (bytes) or hot (a `Profile`). Bytes are a 20-byte head (its timer, its newest
+event time, its plan: what a sweep needs without decoding) and a msgpack array whose fields are only
+ever appended, each with a default, so that older bytes decode as they are. Anything else is a new
+`VERSION` of the shard's snapshot, with an upgrade (see `operators.shard_state`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import msgspec
 
+from operators.predict_state import Case
 from schemas.events import Scalar
 
-_HEAD: Final = struct.Struct(">qq")
+_HEAD: Final = struct.Struct(">qqI")
 FAR: Final = 1 << 62
 """A deadline that never comes."""
 
@@ -33,7 +34,8 @@ class PendingItem(msgspec.Struct, array_like=True, gc=False):
 class Pending(msgspec.Struct, array_like=True, gc=False):
     """A decision whose attribution window is open: what was seen when it was made.
 
-    `features` holds the profile's feature cells (uint32, little-endian) as logged at the decision.
+    `features` holds the profile's feature cells (uint32, little-endian) as logged at the decision,
+    `stood` of a segment whose threshold follows feedback the signal's value and the membership.
     """
 
     decision_id: str
@@ -45,6 +47,7 @@ class Pending(msgspec.Struct, array_like=True, gc=False):
     slate_propensity: float
     features: bytes
     items: list[PendingItem]
+    stood: dict[str, tuple[float | None, bool]] = msgspec.field(default_factory=dict)
 
 
 # Without `gc` (nothing here can be part of a cycle) a collection need not walk every hot profile.
@@ -52,10 +55,16 @@ class Profile(msgspec.Struct, array_like=True, gc=False):
     """Everything held of one profile.
 
     `signals` maps a signal's slot to its state, `segments` a segment's name to when it was entered,
-    `consent` a purpose to [granted, as of], `hidden` `c:<content>` or `t:<tag>` to when, `shown`
+    `holding` to since when a condition holds that has not led to a change yet. `deadlines` maps a
+    segment's position in the plan to when its membership may next change by time alone; `plan`
+    tells the policy under which that holds.
+
+    `attributes` are the chosen ones; `provenance` says of each the source and as of when,
+    `records` what every source said (only where sources must be weighed).
+    `consent` maps a purpose to (granted, as of, 0 stated or 1 by Global Privacy Control), `gpc_ms`
+    is when that signal was first seen. `hidden` maps `c:<content>` or `t:<tag>` to when, `shown`
     the same keys to impression times (for caps), `last` a placement to its latest decision id and
-    contents. `deadlines` says per segment, in the plan's order, when its membership may next change
-    by time alone (0: never); `plan` tells the policy under which that holds.
+    contents. `cases` await the label of a prediction; `sampled` says when one was last taken.
     """
 
     profile_id: str
@@ -63,15 +72,21 @@ class Profile(msgspec.Struct, array_like=True, gc=False):
     now_ms: int
     version: int = 0
     plan: int = 0
-    deadlines: list[int] = msgspec.field(default_factory=list)
+    deadlines: dict[int, int] = msgspec.field(default_factory=dict)
     signals: dict[int, Any] = msgspec.field(default_factory=dict)
     segments: dict[str, int] = msgspec.field(default_factory=dict)
+    holding: dict[str, int] = msgspec.field(default_factory=dict)
     attributes: dict[str, Scalar] = msgspec.field(default_factory=dict)
-    consent: dict[str, tuple[bool, int]] = msgspec.field(default_factory=dict)
+    provenance: dict[str, tuple[str, int]] = msgspec.field(default_factory=dict)
+    records: dict[str, dict[str, tuple[Scalar, int]]] = msgspec.field(default_factory=dict)
+    consent: dict[str, tuple[bool, int, int]] = msgspec.field(default_factory=dict)
+    gpc_ms: int = 0
     hidden: dict[str, int] = msgspec.field(default_factory=dict)
     shown: dict[str, list[int]] = msgspec.field(default_factory=dict)
     pending: list[Pending] = msgspec.field(default_factory=list)
     last: dict[str, tuple[str, list[str]]] = msgspec.field(default_factory=dict)
+    cases: list[Case] = msgspec.field(default_factory=list)
+    sampled: dict[str, int] = msgspec.field(default_factory=dict)
 
     def deadline(self) -> int:
         """When time alone next does something to this profile."""
@@ -80,15 +95,14 @@ class Profile(msgspec.Struct, array_like=True, gc=False):
         for open_ in self.pending:
             if open_.closes_ms < least:
                 least = open_.closes_ms
+        for case in self.cases:
+            if case.closes_ms < least:
+                least = case.closes_ms
         return least
 
     def segment_deadline(self) -> int:
         """When time alone may next change a membership."""
-        least = FAR
-        for due in self.deadlines:
-            if due and due < least:
-                least = due
-        return least
+        return min(self.deadlines.values()) if self.deadlines else FAR
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -97,7 +111,7 @@ _DECODER: Final = msgspec.msgpack.Decoder(Profile)
 
 def encode_profile(profile: Profile, *, due_ms: int) -> bytes:
     """The bytes of a profile whose timer is set for `due_ms`."""
-    return _HEAD.pack(due_ms, profile.now_ms) + _ENCODER.encode(profile)
+    return _HEAD.pack(due_ms, profile.now_ms, profile.plan) + _ENCODER.encode(profile)
 
 
 def decode_profile(block: bytes) -> Profile:
@@ -105,7 +119,7 @@ def decode_profile(block: bytes) -> Profile:
     return _DECODER.decode(memoryview(block)[_HEAD.size :])
 
 
-def head_of(block: bytes) -> tuple[int, int]:
-    """(when its timer is set for, newest event time) of an encoded profile, without decoding it."""
-    due, newest = _HEAD.unpack_from(block)
-    return int(due), int(newest)
+def head_of(block: bytes) -> tuple[int, int, int]:
+    """(when its timer is set for, newest event time, plan) of an encoded profile, not decoded."""
+    due, newest, plan = _HEAD.unpack_from(block)
+    return due, newest, plan

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from operators.affinity import DecayedAffinity
 from operators.filters import values_of
 from operators.plan import Plan
 from operators.profile import Profile
-from operators.signals import DecayedAffinity
 from schemas.catalogue import Content
 
 Reason = dict[str, str]
@@ -26,6 +26,7 @@ _FALLBACK: Final = {
     "holdout": "Our pick for everyone",
     "not_personalised": "Our pick for everyone",
     "not_eligible": "Our pick for everyone",
+    "privacy_signal": "Our pick for everyone: your browser asked not to personalise",
 }
 EXPLORED: Final[Reason] = {"code": "explored", "text": "Something new to discover"}
 PREDICTED: Final[Reason] = {"code": "predicted", "text": "Picked for you"}
@@ -43,7 +44,7 @@ Liking = tuple[str, Callable[[Content], object], dict[str, float]]
 def likes(profile: Profile, *, plan: Plan, now_ms: int) -> list[Liking]:
     """What the person likes about contents now, by affinity signal."""
     found: list[Liking] = []
-    for signal in plan.signals:
+    for signal in plan.tastes:
         kind = signal.kind
         if isinstance(kind, DecayedAffinity) and kind.read_content is not None:
             top = kind.top(profile.signals.get(signal.slot), now_ms, _TOP)

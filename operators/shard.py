@@ -6,7 +6,8 @@ watermark is the least of those: a backlog on one partition must make nobody lat
 events are late or duplicates and when timers fire; what an event means is `operators.decide`'s.
 
 Rules, in order, for each event: the watermark advances; timers it passed fire; a duplicate or late
-event is put aside (control events are never late); the event is applied.
+event is put aside (control events are never late); the event is applied. After a batch, profiles
+last evaluated under another policy are evaluated anew, a few at a time (the sweep).
 """
 
 from __future__ import annotations
@@ -14,39 +15,26 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
-from zlib import crc32
 
-import lz4.block
-import msgspec
-
-from operators.arrival import Arrived
-from operators.attribute import close_windows
+from operators.arrival import LIVE, OUTCOME, Arrived
 from operators.decide import Decide
 from operators.decode import NEVER
-from operators.ids import hash64, shard_of
-from operators.outputs import Outputs, ProfileState
+from operators.duplicates import no_contact
+from operators.identify import carried_as, seen_as
+from operators.ids import hash64
+from operators.outputs import Outputs, ProfileState, late_record, receipt
 from operators.profile import FAR, Profile, decode_profile, encode_profile, head_of
-from operators.segments import pass_time
+from operators.pseudonyms import UNSHARED, Pseudonyms
+from operators.shard_state import ShardWire, StateError, decode_shard, encode_shard, watched_since
 from operators.views import profile_view
-from schemas.decisions import SCHEMA_VERSION
-from schemas.events import CONTROL_TYPES
-from schemas.time import DAY, rfc3339
+from schemas.events import CONTROL_TYPES, LINK_TYPES
+from schemas.time import DAY
 
-MAGIC: Final = b"NBSH"
-VERSION: Final = 1
 _DEDUPE_BUCKETS: Final = 8
+_SWEPT_AT_ONCE: Final = 64
 _HOT: Final = 128
-"""Profiles kept decoded per shard between snapshots; beyond it they all turn cold.
-
-A decoded profile takes 6 KiB, its bytes less than one, and memory once taken is not given back.
-Measured at 200,000 profiles, all touched once: 4,096 held 6.8 KiB per profile, 512 held 2.0, 128
-held 1.4. Where the profiles that keep coming back are more than
-128 a shard, decoding them again costs: 10 % of DECIDE with 20,000 of them coming back at random.
-"""
-
-
-class StateError(Exception):
-    """State that this program must not run on: another version, another shard count, damaged."""
+"""Profiles kept decoded per shard between snapshots; beyond it they all turn cold. Measured: 4,096
+held 6.8 KiB per profile, 512 held 2.0, 128 held 1.4; decoding again costs up to 10 % of DECIDE."""
 
 
 class ShardBatch(NamedTuple):
@@ -61,17 +49,6 @@ class ShardBatch(NamedTuple):
     partitions: int
 
 
-class _Wire(msgspec.Struct, array_like=True):
-    shard: int
-    shards: int
-    watermarks: dict[int, int]
-    partitions: int
-    swept_day: int
-    seen: dict[int, list[int]]
-    profiles: dict[str, bytes]
-    watermark: int
-
-
 @dataclass(slots=True)
 class Shard:
     """The machine of one shard; pure: `process` takes a batch and returns what came of it."""
@@ -80,6 +57,7 @@ class Shard:
     shards: int
     decide: Decide
     with_views: bool = False
+    pseudonyms: Pseudonyms = UNSHARED
     _cold: dict[str, bytes] = field(default_factory=dict)
     _hot: dict[str, Profile] = field(default_factory=dict)
     _scheduled: dict[str, int] = field(default_factory=dict)
@@ -91,6 +69,10 @@ class Shard:
     _partitions: int = 1
     _watermark: int = NEVER
     _swept_day: int = NEVER
+    _newest: int = NEVER
+    _since: dict[int, int] = field(default_factory=dict)
+    _erased: dict[int, int] = field(default_factory=dict)
+    _stale: list[str] = field(default_factory=list)
 
     @property
     def watermark_ms(self) -> int:
@@ -105,6 +87,8 @@ class Shard:
     @property
     def next_due_ms(self) -> int:
         """When the earliest timer is due; a watermark short of it changes nothing here."""
+        if self._stale:
+            return NEVER
         return self._timers[0][0] if self._timers else FAR
 
     def process(self, batch: ShardBatch) -> Outputs:
@@ -117,50 +101,44 @@ class Shard:
             self._one(event, touched, out)
         for partition, watermark in batch.watermarks:
             self._advance(partition, watermark, touched, out)
+        if self._stale:
+            self._evaluate_anew(touched, out)
         self._settle(touched, out)
         return out
 
     def _one(self, event: Arrived, touched: dict[str, None], out: Outputs) -> None:
-        identity = hash64(event.event_id)
-        if identity in self._seen:
-            out.counts["duplicate"] += 1
+        live = event.mode == LIVE
+        identity = hash64(seen_as(event))
+        known = identity in self._seen or identity in self._erased
+        if live and event.raw_id != event.profile_id:
+            # What a link has carried over already is not new when it is delivered again.
+            known = known or hash64(carried_as(event)) in self._seen
+        if known:
+            out.counts["duplicate"] += live
             return
-        late = event.occurred_ms < self._watermark and event.type not in CONTROL_TYPES
+        late = live and event.occurred_ms < self._watermark and event.type not in CONTROL_TYPES
         # Partitions may come in another order after a resume; what was decided is not late now.
         if late and not self.decide.is_recorded(event, shard=self.number):
             out.counts["late"] += 1
-            out.late.append(
-                {
-                    "event_id": event.event_id,
-                    "profile_id": event.profile_id,
-                    "type": event.type,
-                    "occurred_at": rfc3339(event.occurred_ms),
-                    "watermark": rfc3339(self._watermark),
-                    "schema_version": SCHEMA_VERSION,
-                }
-            )
+            out.late.append(late_record(event, self._watermark))
             return
-        self._seen.add(identity)
-        # Buckets are named by their first instant, which still means the same under another policy.
-        instant = max(event.occurred_ms, self._watermark)
-        bucket = instant - instant % self._dedupe_span()
-        ids = self._seen_by_bucket.get(bucket)
-        if ids is None:
-            self._seen_by_bucket[bucket] = [identity]
-            self._oldest_bucket = min(bucket, self._oldest_bucket)
-        else:
-            ids.append(identity)
-        if event.type == "identity_linked":
-            # Linking needs the identify step, which a policy without an identity section has not.
-            out.counts["suppressed"] += 1
+        self._remember_id(identity, max(event.occurred_ms, self._watermark))
+        self._newest = max(self._newest, event.occurred_ms)
+        if event.type in LINK_TYPES and (self.decide.plan.policy.identity is None or not live):
+            # Linking is the identify step's; a policy without an identity section has none.
+            out.counts["suppressed"] += live
+            if event.mode == OUTCOME:
+                # An alias of another profile from now on: nobody's duplicate.
+                out.contacts.append(no_contact(event.profile_id, event.occurred_ms))
             return
         profile = self._profile(event.profile_id)
         if event.type == "erasure_requested":
-            out.counts["used"] += 1
-            # A redelivered request must not erase a profile that came back after it.
-            if profile is not None and profile.first_ms <= event.occurred_ms:
-                self._drop(event.profile_id, profile.version + 1, out)
-                touched.pop(event.profile_id, None)
+            self._erase(event, identity, profile, touched, out)
+            return
+        if event.mode == OUTCOME:
+            if profile is not None:
+                self.decide.apply_outcome(profile, event, out=out)
+                self._schedule(profile)
             return
         if profile is None:
             # Versions begin at the clock: one that comes back is newer than what was erased of it.
@@ -169,12 +147,47 @@ class Shard:
             )
             self._hot[event.profile_id] = profile
             self._scheduled[event.profile_id] = FAR
-        profile.first_ms = min(profile.first_ms, event.occurred_ms)
         # A control event may be older than timers that fired: for the profile, time goes on.
         profile.now_ms = max(profile.now_ms, self._watermark)
+        self.decide.apply(profile, event, shard=self.number, since=self._since, out=out)
+        if self.decide.holds_nothing(profile):
+            # Collecting is not allowed and nothing was stated: then there is no profile to keep.
+            self._hot.pop(event.profile_id)
+            self._scheduled.pop(event.profile_id)
+            touched.pop(event.profile_id, None)
+            return
         touched[event.profile_id] = None
-        self.decide.apply(profile, event, shard=self.number, out=out)
         self._schedule(profile)
+
+    def _remember_id(self, identity: int, instant: int) -> None:
+        self._seen.add(identity)
+        # Buckets are named by their first instant, which still means the same under another policy.
+        bucket = instant - instant % self._dedupe_span()
+        ids = self._seen_by_bucket.get(bucket)
+        if ids is None:
+            self._seen_by_bucket[bucket] = [identity]
+            self._oldest_bucket = min(bucket, self._oldest_bucket)
+        else:
+            ids.append(identity)
+
+    def _erase(
+        self,
+        event: Arrived,
+        identity: int,
+        profile: Profile | None,
+        touched: dict[str, None],
+        out: Outputs,
+    ) -> None:
+        # On arrival, whatever its date; carried out once, so that a redelivery long after cannot
+        # erase a profile that came back: these ids are remembered far longer than others.
+        self._erased[identity] = max(event.occurred_ms, self._watermark)
+        out.counts["used"] += event.mode == LIVE
+        found = profile is not None
+        version = max(0 if profile is None else profile.version + 1, event.received_ms)
+        self._drop(event.profile_id, version, out)
+        touched.pop(event.profile_id, None)
+        if event.mode == LIVE:
+            out.receipts.append(receipt(event, found=found, pseudonyms=self.pseudonyms))
 
     def _profile(self, profile_id: str) -> Profile | None:
         profile = self._hot.get(profile_id)
@@ -188,6 +201,8 @@ class Shard:
         self._cold.pop(profile_id, None)
         self._scheduled.pop(profile_id, None)
         out.profiles.append(ProfileState(profile_id, version, None))
+        if self.decide.plan.suggest is not None:
+            out.contacts.append(no_contact(profile_id, self._newest))
         out.facts["profiles_dropped",] += 1
 
     # `_scheduled` (for a cold profile: its head) is when a profile's one valid timer is set for,
@@ -231,28 +246,43 @@ class Shard:
             return
         deadline = profile.deadline()
         if deadline <= until_ms:
-            plan = self.decide.plan
-            changes = pass_time(profile, plan, until_ms)
-            if changes:
-                profile.version += len(changes)
+            if self.decide.pass_time(profile, until_ms, since=self._since, out=out):
                 touched[profile_id] = None
-            out.changes += changes
-            close_windows(profile, until_ms, out=out)
             deadline = profile.deadline()
         self._scheduled[profile_id] = deadline
         if deadline < FAR:
             heapq.heappush(self._timers, (deadline, profile_id))
 
     def _sweep(self, now_ms: int, touched: dict[str, None], out: Outputs) -> None:
-        oldest = now_ms - self.decide.plan.policy.retention.profile_ttl
+        retention = self.decide.plan.policy.retention
+        oldest = now_ms - retention.profile_ttl
+        oldest_stated = now_ms - retention.statements
         idle = [p for p, block in self._cold.items() if head_of(block)[1] < oldest]
         idle += [p for p, profile in self._hot.items() if profile.now_ms < oldest]
         for profile_id in sorted(idle):
             profile = self._profile(profile_id)
-            if profile is not None:
-                close_windows(profile, FAR, out=out)
-                self._drop(profile_id, profile.version + 1, out)
-                touched.pop(profile_id, None)
+            if profile is None:
+                continue
+            if self.decide.reduce_to_statements(profile, now_ms, out=out):
+                touched[profile_id] = None
+            if (profile.consent or profile.hidden) and profile.now_ms >= oldest_stated:
+                continue  # a refusal must not be forgotten with the behaviour it forbade keeping
+            self._drop(profile_id, profile.version + 1, out)
+            touched.pop(profile_id, None)
+        forgotten = now_ms - self.decide.plan.policy.time.max_age
+        self._erased = {i: at for i, at in self._erased.items() if at >= forgotten}
+
+    def _evaluate_anew(self, touched: dict[str, None], out: Outputs) -> None:
+        for _ in range(min(_SWEPT_AT_ONCE, len(self._stale))):
+            profile_id = self._stale.pop()
+            profile = self._profile(profile_id)
+            if profile is None or profile.plan == self.decide.plan.mark:
+                continue
+            # Time moves only by events and watermarks: what has no newer instant keeps its own.
+            now_ms = max(profile.now_ms, self._watermark)
+            if self.decide.adopt_policy(profile, now_ms, since=self._since, out=out):
+                touched[profile_id] = None
+            self._schedule(profile)
 
     def _dedupe_span(self) -> int:
         return max(1, self.decide.plan.policy.time.dedupe_for // _DEDUPE_BUCKETS)
@@ -272,7 +302,8 @@ class Shard:
             for profile_id in touched:
                 profile = self._profile(profile_id)
                 if profile is not None:
-                    view = profile_view(profile, self.decide.plan)
+                    moment = self.decide.moment(profile.now_ms, since=self._since)
+                    view = profile_view(profile, self.decide.plan, moment)
                     out.profiles.append(ProfileState(profile_id, profile.version, view))
         if len(self._hot) > _HOT:
             self._cool()
@@ -288,13 +319,13 @@ class Shard:
         return self._profile(profile_id)
 
     def snapshot(self) -> bytes:
-        """The whole state as versioned, compressed bytes; equal states give equal bytes.
+        """The whole state as versioned, sealed bytes; equal states give equal bytes.
 
         Only profiles touched since the last snapshot are encoded anew; the others are bytes
-        already. lz4 at this size costs less than writing what it saves.
+        already.
         """
         self._cool()
-        wire = _Wire(
+        wire = ShardWire(
             shard=self.number,
             shards=self.shards,
             watermarks=dict(sorted(self._watermarks.items())),
@@ -303,67 +334,66 @@ class Shard:
             seen=self._seen_by_bucket,
             profiles=self._cold,
             watermark=self._watermark,
+            newest=self._newest,
+            slots=sorted(self.decide.plan.slots),
+            since=dict(sorted(self._since.items())),
+            erased=dict(sorted(self._erased.items())),
+            groups=self.decide.plan.groups,
         )
-        body: bytes = lz4.block.compress(msgspec.msgpack.encode(wire), mode="fast")
-        # lz4 has no checksum of its own: damage within a text would be read as another text.
-        return MAGIC + VERSION.to_bytes(2, "big") + crc32(body).to_bytes(4, "big") + body
+        return encode_shard(wire, self.pseudonyms)
 
     def restore(self, snapshot: bytes) -> None:
-        """Take over a snapshot.
+        """Take over a snapshot, under the plan of now.
 
-        Raises StateError where it is damaged, of an unknown version, or of another shard count.
+        Raises StateError where it is damaged, of an unknown version, sealed with another key, or of
+        another shard count.
         """
-        self._take(_decode(snapshot))
+        self._take(decode_shard(snapshot, self.pseudonyms, self.decide.plan.signals))
 
-    def _take(self, wire: _Wire) -> None:
+    def _take(self, wire: ShardWire) -> None:
         if (wire.shard, wire.shards) != (self.number, self.shards):
             raise StateError(
                 f"state is of shard {wire.shard} of {wire.shards}, the flow runs with "
                 f"{self.number} of {self.shards}: the number of shards cannot change once state "
                 "exists; start with the former number, or replay into a new recovery store"
             )
+        plan = self.decide.plan
         self._cold = wire.profiles
-        self._watermarks = wire.watermarks
-        self._partitions = wire.partitions
+        if wire.groups == plan.groups:
+            # Otherwise sources are numbered anew: the shard's own watermark is what remains.
+            self._watermarks = wire.watermarks
+            self._partitions = wire.partitions
         self._swept_day = wire.swept_day
         self._seen_by_bucket = wire.seen
         self._seen = {identity for ids in wire.seen.values() for identity in ids}
         self._oldest_bucket = min(wire.seen, default=FAR)
         self._watermark = wire.watermark
-        deadlines = ((head_of(block)[0], profile) for profile, block in wire.profiles.items())
-        self._timers = [timer for timer in deadlines if timer[0] < FAR]
-        heapq.heapify(self._timers)
+        self._newest = wire.newest
+        self._erased = wire.erased
+        self._since = watched_since(wire.slots, wire.since, plan.slots, newest_ms=wire.newest)
+        timers = []
+        stale = []
+        for profile_id, block in wire.profiles.items():
+            due, _, mark = head_of(block)
+            if due < FAR:
+                timers.append((due, profile_id))
+            if mark != plan.mark:
+                stale.append(profile_id)
+        heapq.heapify(timers)
+        self._timers = timers
+        self._stale = sorted(stale, reverse=True)
 
 
-def restored(snapshot: bytes, *, shards: int, decide: Decide, with_views: bool) -> Shard:
+def restored(
+    snapshot: bytes,
+    *,
+    shards: int,
+    decide: Decide,
+    with_views: bool,
+    pseudonyms: Pseudonyms = UNSHARED,
+) -> Shard:
     """The shard that a snapshot is of; raises StateError as `Shard.restore` does."""
-    wire = _decode(snapshot)
-    shard = Shard(wire.shard, shards, decide, with_views)
+    wire = decode_shard(snapshot, pseudonyms, decide.plan.signals)
+    shard = Shard(wire.shard, shards, decide, with_views, pseudonyms)
     shard._take(wire)
     return shard
-
-
-def _decode(snapshot: bytes) -> _Wire:
-    if snapshot[:4] != MAGIC:
-        raise StateError("the recovery store holds something that is not a shard's snapshot")
-    version = int.from_bytes(snapshot[4:6], "big")
-    if version != VERSION:
-        raise StateError(
-            f"the state has version {version}, this program reads {VERSION}: "
-            "run the release that wrote it, or a newer one that upgrades it"
-        )
-    body = snapshot[10:]
-    if crc32(body) != int.from_bytes(snapshot[6:10], "big"):
-        raise StateError("the state is damaged: its checksum does not fit")
-    try:
-        return msgspec.msgpack.decode(lz4.block.decompress(body), type=_Wire)
-    except (lz4.block.LZ4BlockError, msgspec.MsgspecError, ValueError) as error:
-        raise StateError(f"the state is damaged: {error}") from error
-
-
-def group_by_shard(arrived: list[Arrived], *, shards: int) -> dict[int, list[Arrived]]:
-    """Events by shard, each list in order of arrival."""
-    grouped: dict[int, list[Arrived]] = {}
-    for event in arrived:
-        grouped.setdefault(shard_of(event.profile_id, shards=shards), []).append(event)
-    return grouped

@@ -1,22 +1,23 @@
-"""What is kept of a profile's behaviour: windowed and decayed signals, in event time.
+"""What is kept of a profile's behaviour: signals in event time, made ready to run.
 
-State per profile and signal: a few numbers, bounded whatever happens, made of builtins so that it
-encodes as it is. Adding is commutative: within the allowed lateness, arrival order never changes a
-value. A window of length W is kept in about 64 buckets (its stated resolution): an event leaves the
-window at most W after it happened, and at most two buckets (W/32) earlier.
+State per profile and signal: a few numbers and texts, bounded whatever happens. Adding is
+commutative: within the allowed lateness, arrival order never changes a value, and what is dated
+after "now" never counts. A window is exact to the millisecond while it holds at most 16 events; of
+more, the older ones leave up to a 64th of the window early, never late (`operators.windows`).
 
 Nothing here knows segments, policy files or time itself: "now" is an argument.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Any, Final, TypeAlias
+from typing import Final
+from zoneinfo import ZoneInfo
 
+from operators.affinity import DecayedAffinity
 from operators.arrival import Arrived
+from operators.distinct import DistinctValues, Texts
 from operators.filters import (
     Matches,
     Read,
@@ -27,220 +28,36 @@ from operators.filters import (
     values_of,
 )
 from operators.ids import hash32
+from operators.kinds import Holds, Kind, Outlook, State, Value, micros
+from operators.occurrences import FieldThen, TimeSince
+from operators.ratio import Quotient
+from operators.rfm import Rfm
+from operators.sequences import FollowedBy, StepOf
+from operators.sessions import Sessions
+from operators.signals_v1 import from_v1
+from operators.streaks import Streak
+from operators.windows import (
+    GREATEST,
+    LEAST,
+    MEAN,
+    SUM,
+    AmountWindow,
+    CountWindow,
+    Measure,
+    bucket_size,
+)
+from schemas import signals as declared
 from schemas.catalogue import Content
-from schemas.conditions import Range
-from schemas.signals import Affinity, Count, Last, Signal, Sum
+from schemas.events import CONTROL_TYPES
+from schemas.signals import Signal
+from schemas.time import DAY
 
-_BUCKETS: Final = 64
-_MICRO: Final = 1_000_000
-_LARGEST: Final = 1e12
-_MOST: Final = 1 << 62
-_weight: Final = itemgetter(1)
+__all__ = ["CompiledSignal", "State", "Value", "compile_signal", "compile_signals"]
 
-State: TypeAlias = Any
-"""Builtins only; each kind says which. `Any`, because it comes back from bytes untyped."""
+_NOT_BEHAVIOUR: Final = CONTROL_TYPES | {"decision_requested", "impression", "profile_updated"}
+"""What "any event" leaves out: not something that a person does of their own."""
 
-
-@dataclass(frozen=True, slots=True)
-class Windowed:
-    """Amounts in a sliding window. State: {bucket number: amount in millionths}.
-
-    Amounts are whole millionths, not floats: integer addition is associative, so a sum does not
-    depend on the order of arrival even in its last digit.
-    """
-
-    resolution: int
-    buckets: int
-    amount: Callable[[Arrived, Content | None], int | None]
-
-    def add(self, state: State | None, event: Arrived, content: Content | None) -> State | None:
-        """The state with the event in it (None: the event carries no amount)."""
-        amount = self.amount(event, content)
-        if amount is None:
-            return state
-        amounts: dict[int, int] = {} if state is None else state
-        bucket = event.occurred_ms // self.resolution
-        total = amounts.get(bucket, 0) + amount
-        # Snapshots hold 64 bits: beyond 4.6e12 in one bucket a sum stops growing.
-        amounts[bucket] = total if -_MOST < total < _MOST else max(-_MOST, min(_MOST, total))
-        if len(amounts) > self.buckets:
-            oldest = max(amounts) - self.buckets
-            for expired in [b for b in amounts if b <= oldest]:
-                del amounts[expired]
-        return amounts
-
-    def value(self, state: State | None, now_ms: int) -> float:
-        """The sum of the amounts in the window that ends now."""
-        if not state:
-            return 0.0
-        oldest = now_ms // self.resolution - self.buckets
-        total = 0
-        for bucket, amount in state.items():
-            if bucket > oldest:
-                total += amount
-        return float(total) / _MICRO
-
-    def outlook(
-        self, state: State | None, now_ms: int, holds: Callable[[float], bool]
-    ) -> tuple[bool, int | None]:
-        """`holds(value)` now, and when, without a new event, it first differs; None: never."""
-        if not state:
-            return holds(0.0), None
-        first = now_ms // self.resolution - self.buckets
-        live = sorted([bucket for bucket in state if bucket > first])
-        total = 0
-        for bucket in live:
-            total += state[bucket]
-        now = holds(float(total) / _MICRO)
-        for bucket in live:
-            total -= state[bucket]
-            if holds(float(total) / _MICRO) != now:
-                return now, int((bucket + self.buckets) * self.resolution)
-        return now, None
-
-
-@dataclass(frozen=True, slots=True)
-class DistinctValues:
-    """Different values in a sliding window. State: {value: newest bucket number}."""
-
-    resolution: int
-    buckets: int
-    read: Read
-    keep: int
-
-    def add(self, state: State | None, event: Arrived, content: Content | None) -> State | None:
-        """The state with the event's values in it; the stalest value gives way when full."""
-        texts = values_of(self.read(event, content))
-        if not texts:
-            return state
-        seen: dict[str, int] = {} if state is None else state
-        bucket = event.occurred_ms // self.resolution
-        for text in texts:
-            seen[text] = max(bucket, seen.get(text, bucket))
-        if len(seen) > self.keep:
-            newest = max(seen.values())
-            for stale in [v for v, b in seen.items() if b <= newest - self.buckets]:
-                del seen[stale]
-            for stale in sorted(seen, key=lambda v: (seen[v], v))[: max(0, len(seen) - self.keep)]:
-                del seen[stale]
-        return seen
-
-    def value(self, state: State | None, now_ms: int) -> float:
-        """How many different values the window holds."""
-        if not state:
-            return 0.0
-        oldest = now_ms // self.resolution - self.buckets
-        return float(len([bucket for bucket in state.values() if bucket > oldest]))
-
-    def outlook(
-        self, state: State | None, now_ms: int, holds: Callable[[float], bool]
-    ) -> tuple[bool, int | None]:
-        """`holds(value)` now, and when, without a new event, it first differs; None: never."""
-        if not state:
-            return holds(0.0), None
-        first = now_ms // self.resolution - self.buckets
-        live = sorted([bucket for bucket in state.values() if bucket > first])
-        now = holds(float(len(live)))
-        for left, bucket in enumerate(live, start=1):
-            if holds(float(len(live) - left)) != now:
-                return now, int((bucket + self.buckets) * self.resolution)
-        return now, None
-
-
-@dataclass(frozen=True, slots=True)
-class LastTime:
-    """When it last happened. State: milliseconds since the epoch."""
-
-    def add(self, state: State | None, event: Arrived, content: Content | None) -> State | None:  # noqa: ARG002
-        """The newer of the two instants."""
-        return event.occurred_ms if state is None else max(int(state), event.occurred_ms)
-
-    def value(self, state: State | None, now_ms: int) -> float:
-        """Milliseconds since then; infinite where it never happened."""
-        return math.inf if state is None else float(max(0, now_ms - int(state)))
-
-
-@dataclass(frozen=True, slots=True)
-class DecayedAffinity:
-    """Liking per value, halving every half life. State: [landmark in ms, {value: weight}].
-
-    Weights are kept as of the landmark and grow with time instead of decaying (forward decay:
-    Cormode, Shkapenyuk, Srivastava and Xu, 2009), so that an event touches only its own values and
-    arrival order does not matter. The landmark moves by whole half lives: an exact scaling.
-    """
-
-    half_life: int
-    weights: dict[str, float]
-    read: Read
-    keep: int
-    sensitive: frozenset[str]
-    read_content: Callable[[Content], object] | None
-
-    def add(self, state: State | None, event: Arrived, content: Content | None) -> State | None:
-        """The state with the event's weight on each of its values; the weakest gives way."""
-        texts = values_of(self.read(event, content))
-        weight = sum(self.weights.get(name, 0.0) for name in event.names)
-        if not texts or not weight:
-            return state
-        if state is None:
-            state = [event.occurred_ms, {}]
-        landmark, liked = state
-        halvings = (event.occurred_ms - landmark) / self.half_life
-        if halvings > 32:
-            shift = int(halvings)
-            landmark += shift * self.half_life
-            liked = {text: math.ldexp(w, -shift) for text, w in liked.items()}
-            state[:] = [landmark, liked]
-            halvings = (event.occurred_ms - landmark) / self.half_life
-        for text in texts:
-            if text not in self.sensitive:
-                liked[text] = liked.get(text, 0.0) + weight * 2.0**halvings
-        if len(liked) > self.keep:
-            for weakest in sorted(liked, key=lambda t: (abs(liked[t]), t))[: -self.keep]:
-                del liked[weakest]
-        return state
-
-    def value_of(self, state: State | None, key: str, now_ms: int) -> float:
-        """The liking of one value now."""
-        if not state or key not in state[1] or key in self.sensitive:
-            return 0.0
-        return float(state[1][key] * 2.0 ** ((state[0] - now_ms) / self.half_life))
-
-    def top(self, state: State | None, now_ms: int, count: int) -> list[tuple[str, float]]:
-        """The strongest positive values now, strongest first (ties by name)."""
-        if not state:
-            return []
-        scale = 2.0 ** ((state[0] - now_ms) / self.half_life)
-        # What became sensitive after it was kept is not read any more either.
-        hidden = self.sensitive
-        liked = [(t, w * scale) for t, w in state[1].items() if w > 0 and t not in hidden]
-        # By name, then by weight: sorting keeps the order of equals, and two sorts without a
-        # function of Python's cost half of one with it.
-        liked.sort()
-        liked.sort(key=_weight, reverse=True)
-        return liked[:count]
-
-    def next_change_of(
-        self, state: State | None, key: str, now_ms: int, bounds: Range
-    ) -> int | None:
-        """When decay alone first takes the value across a bound; None: never."""
-        value = self.value_of(state, key, now_ms)
-        crossings = [
-            now_ms + math.floor(self.half_life * math.log2(value / bound)) + 1
-            for bound in (
-                bounds.at_least,
-                bounds.at_most,
-                bounds.above,
-                bounds.below,
-                bounds.equals,
-            )
-            # A dislike decays too: towards 0, across the bounds between.
-            if bound and value / bound >= 1
-        ]
-        return min(crossings, default=None)
-
-
-Kind = Windowed | DistinctValues | LastTime | DecayedAffinity
+_MEASURES: Final[dict[str, Measure]] = {"sum": SUM, "mean": MEAN, "min": LEAST, "max": GREATEST}
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,61 +65,236 @@ class CompiledSignal:
     """A signal ready to run: where its state lives, what feeds it, how it adds and reads.
 
     `slot` is a hash of its name and definition: a changed definition starts a new state instead of
-    mixing two meanings in one number.
+    mixing two meanings in one number. `slot_v1` is the slot that 0.1.0 gave it. `events` names the
+    types that feed it; empty: any type of behaviour. `needs` names the slots that its value reads.
     """
 
     name: str
     slot: int
     events: frozenset[str]
+    needs: tuple[int, ...]
     matches: Matches | None
     kind: Kind
+    slot_v1: int
+
+    def add(self, signals: dict[int, State], event: Arrived, content: Content | None) -> None:
+        """Add an event of one of its types to its state, where it matches the filter."""
+        if not self.events and event.type in _NOT_BEHAVIOUR:
+            return
+        if self.matches is not None and not self.matches(event, content):
+            return
+        slot = self.slot
+        state = self.kind.add(signals.get(slot), event, content)
+        if state is not None:
+            signals[slot] = state
+
+    def value(self, signals: Mapping[int, State], now_ms: int, key: str | None = None) -> Value:
+        """The value at an instant; None: it has none. Ages and durations are milliseconds."""
+        return self.kind.value(self._state(signals), now_ms, key)
+
+    def outlook(
+        self,
+        signals: Mapping[int, State],
+        now_ms: int,
+        holds: Holds,
+        key: str | None = None,
+        *,
+        bounds: Sequence[float] = (),
+    ) -> Outlook:
+        """`holds(value)` now, and the first later instant at which it differs with no new event.
+
+        Exact. `bounds` are the numbers at which `holds` may differ; it should be given for values
+        that change by the millisecond (ages, likings): left out, `holds` is taken to differ at
+        most once as the value grows (an age) or fades (a liking), and the search costs more.
+        """
+        return self.kind.outlook(self._state(signals), now_ms, holds, key, bounds)
+
+    def empty(self, signals: Mapping[int, State], now_ms: int) -> bool:
+        """Whether not one event counts at that instant: nothing in the window."""
+        return self.kind.empty(self._state(signals), now_ms)
+
+    def upgrade_v1(self, signals_v1: Mapping[int, State]) -> State | None:
+        """Its state from those of 0.1.0, as near as its buckets tell; None: there was none."""
+        state = signals_v1.get(self.slot_v1)
+        return None if state is None else from_v1(self.kind, state)
+
+    def _state(self, signals: Mapping[int, State]) -> State | None:
+        return signals.get(self.slot)
+
+
+class _Ratio(CompiledSignal):
+    """A signal without a state of its own: it reads those of two others."""
+
+    __slots__ = ()
+
+    def add(self, signals: dict[int, State], event: Arrived, content: Content | None) -> None:
+        """Nothing: the two others are fed by themselves."""
+
+    def _state(self, signals: Mapping[int, State]) -> State | None:
+        return [signals.get(slot) for slot in self.needs]
+
+
+def compile_signals(
+    signals: Mapping[str, Signal], *, sensitive_tags: Iterable[str] = ()
+) -> dict[str, CompiledSignal]:
+    """Make declared signals runnable, in the order in which they are declared.
+
+    Raises KeyError for a ratio of something that is not declared, ValueError for one of something
+    that is not a plain number: `schemas.check` reports those properly.
+    """
+    hidden = frozenset(sensitive_tags)
+    made = {
+        name: compile_signal(name, signal, sensitive_tags=hidden)
+        for name, signal in signals.items()
+        if not isinstance(signal, declared.Ratio)
+    }
+    return {
+        name: _ratio(name, signal, made[signal.of], made[signal.to])
+        if isinstance(signal, declared.Ratio)
+        else made[name]
+        for name, signal in signals.items()
+    }
 
 
 def compile_signal(
     name: str, signal: Signal, *, sensitive_tags: Iterable[str] = ()
 ) -> CompiledSignal:
-    """Make a declared signal runnable."""
-    sensitive = frozenset(sensitive_tags)
-    kind: Kind
-    if isinstance(signal, Affinity):
+    """Make one signal runnable; a ratio needs the others (`compile_signals`)."""
+    if isinstance(signal, declared.Ratio):
+        raise ValueError(f"{name} is a ratio: compile it together with the signals it divides")
+    slot = _slot(name, signal)
+    if isinstance(signal, declared.Affinity):
         events = frozenset(signal.weights)
-        kind = DecayedAffinity(
-            signal.half_life,
-            dict(signal.weights),
-            reader(signal.of),
-            signal.keep,
-            sensitive,
-            content_reader(signal.of),
-        )
+    elif isinstance(signal, declared.Sequence):
+        events = frozenset(event for step in _steps(signal) for event in step.events)
     else:
-        events = frozenset(signal.events)
-        if isinstance(signal, Last):
-            kind = LastTime()
-        else:
-            size = max(1, signal.within // _BUCKETS)
-            buckets = signal.within // size
-            if isinstance(signal, Count):
-                kind = Windowed(size, buckets, lambda _event, _content: _MICRO)
-            elif isinstance(signal, Sum):
-                kind = Windowed(size, buckets, _amount(reader(signal.of)))
-            else:
-                kind = DistinctValues(size, buckets, reader(signal.of), signal.keep)
-    # Defaults are left out, so that a later version's new optional field changes no slot.
-    definition = signal.model_dump_json(exclude_defaults=True)
+        events = frozenset(signal.events or ())
     return CompiledSignal(
         name,
-        hash32(f"{name}\0{signal.kind}\0{definition}"),
+        slot,
         events,
-        compile_filter(signal.where),
-        kind,
+        (slot,),
+        None if isinstance(signal, declared.Sequence) else compile_filter(signal.where),
+        _kind(signal, frozenset(sensitive_tags)),
+        _slot_v1(name, signal),
     )
 
 
-def _amount(read: Read) -> Callable[[Arrived, Content | None], int | None]:
+def _slot(name: str, signal: Signal) -> int:
+    # Defaults are left out, so that a later version's new optional field changes no slot.
+    return hash32(f"2|{name}\0{signal.kind}\0{signal.model_dump_json(exclude_defaults=True)}")
+
+
+def _slot_v1(name: str, signal: Signal) -> int:
+    return hash32(f"{name}\0{signal.kind}\0{signal.model_dump_json(exclude_defaults=True)}")
+
+
+def _ratio(
+    name: str, signal: declared.Ratio, of: CompiledSignal, to: CompiledSignal
+) -> CompiledSignal:
+    events = of.events | to.events if of.events and to.events else frozenset[str]()
+    return _Ratio(
+        name,
+        _slot(name, signal),
+        events,
+        (of.slot, to.slot),
+        None,
+        Quotient(of.kind, to.kind),
+        _slot_v1(name, signal),
+    )
+
+
+def _steps(signal: declared.Sequence) -> list[declared.Step]:
+    return [step for step in (signal.first, signal.then, signal.not_then) if step is not None]
+
+
+def _kind(signal: Signal, sensitive: frozenset[str]) -> Kind:
+    match signal:
+        case declared.Count():
+            return CountWindow(signal.within, bucket_size(signal.within))
+        case declared.Sum() | declared.Mean() | declared.Min() | declared.Max():
+            return AmountWindow(
+                signal.within,
+                bucket_size(signal.within),
+                _amount(reader(signal.of)),
+                _MEASURES[signal.kind],
+            )
+        case declared.Rfm():
+            return Rfm(
+                AmountWindow(
+                    signal.within,
+                    bucket_size(signal.within),
+                    _amount(reader(signal.of), absent=0),
+                    MEAN,
+                ),
+                signal.recency,
+                signal.frequency,
+                signal.monetary,
+            )
+        case declared.Distinct():
+            return DistinctValues(signal.within, _texts(signal.of, sensitive), signal.keep)
+        case declared.Last() | declared.First():
+            newest = signal.kind == "last"
+            if signal.of is None:
+                return TimeSince(newest)
+            return FieldThen(newest, _field(reader(signal.of), sensitive))
+        case declared.Sequence():
+            first, second = [
+                StepOf(frozenset(step.events), compile_filter(step.where))
+                for step in _steps(signal)
+            ]
+            return FollowedBy(first, second, signal.gap, signal.within, signal.then is None)
+        case declared.Streak():
+            zone = None if signal.zone == "UTC" else ZoneInfo(signal.zone)
+            return Streak(1 if signal.per == "day" else 7, zone)
+        case declared.Session():
+            return Sessions(
+                signal.measure,
+                signal.gap,
+                signal.within or 30 * DAY,
+                _texts(signal.of or "content_id", sensitive),
+            )
+        case declared.Affinity():
+            return DecayedAffinity(
+                signal.half_life,
+                dict(signal.weights),
+                reader(signal.of),
+                signal.keep,
+                sensitive,
+                content_reader(signal.of),
+            )
+        case declared.Ratio():
+            raise ValueError("a ratio is compiled from the two signals it divides")
+
+
+def _amount(
+    read: Read, *, absent: int | None = None
+) -> Callable[[Arrived, Content | None], int | None]:
     def amount(event: Arrived, content: Content | None) -> int | None:
         number = number_of(read(event, content))
-        if number is None:
-            return None
-        return round(max(-_LARGEST, min(_LARGEST, number)) * _MICRO)
+        return absent if number is None else micros(number)
 
     return amount
+
+
+def _texts(path: str, sensitive: frozenset[str]) -> Texts:
+    read = reader(path)
+    if not sensitive:
+        return lambda event, content: values_of(read(event, content))
+    return lambda event, content: tuple(
+        [text for text in values_of(read(event, content)) if text not in sensitive]
+    )
+
+
+def _field(
+    read: Read, sensitive: frozenset[str]
+) -> Callable[[Arrived, Content | None], float | str | None]:
+    def field(event: Arrived, content: Content | None) -> float | str | None:
+        value = read(event, content)
+        number = number_of(value)
+        if number is not None:
+            return number
+        # Of several values the first that may be kept: the order is the producer's.
+        return next((text for text in values_of(value) if text not in sensitive), None)
+
+    return field

@@ -1,8 +1,8 @@
-"""Does a condition name only what is declared, and ask what its signal can answer?
+"""Does a condition name only what is declared, and ask what can be answered?
 
-Used for segments, placements and contents alike. It reads the document as written, not the model,
-so that it still works where other parts of the file are broken; what has the wrong shape is passed
-over, because the model has reported it.
+Used for segments, intents, placements and contents alike. It reads the document as written, not
+the model, so that it still works where other parts of the file are broken; what has the wrong shape
+is passed over, because the model has reported it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any, Final, get_args
 
 from pydantic import Tag
 
-from schemas.conditions import Condition, Range
+from schemas.conditions import INTENT, Condition, Range
+from schemas.dates import parse_instant
 from schemas.documents import Document, Path
 from schemas.mistakes import Mistake, one_of
-from schemas.signals import MAX_WINDOW
+from schemas.signals import KEYED, MAX_WINDOW, RFM_PARTS, Signal
 from schemas.time import SECOND, format_duration, parse_duration
 
 _KINDS: Final = tuple(
@@ -26,6 +27,13 @@ _KINDS: Final = tuple(
     if isinstance(note, Tag)
 )
 _BOUNDS: Final = tuple(Range.model_fields)
+_VALUES: Final = ("is", "one_of")
+_AGES: Final = ("within", "not_within")
+_SIGNAL_KINDS: Final = frozenset(
+    tag
+    for member in get_args(get_args(Signal)[0])
+    for tag in get_args(member.model_fields["kind"].annotation)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,8 @@ class Declared:
     rewards: Mapping[str, Any]
     placements: Mapping[str, Any]
     sensitive: Mapping[str, frozenset[str]]
+    intents: Mapping[str, Any]
+    predictions: Mapping[str, Any]
 
     @classmethod
     def by(cls, document: Document) -> Declared:
@@ -52,6 +62,8 @@ class Declared:
                 part: frozenset(name for _, name in texts(hidden.get(part)))
                 for part in ("tags", "attributes", "context", "properties")
             },
+            mapping(whole.get("intents")),
+            mapping(whole.get("predictions")),
         )
 
     def hides(self, part: str, name: object) -> bool:
@@ -90,8 +102,9 @@ def sensitive_use(document: Document, path: Path, value: object) -> Mistake:
 def check_filter(
     document: Document, declared: Declared, path: Path, where: object
 ) -> Iterator[Mistake]:
-    """The sensitive fields and tags that a filter reads."""
+    """The sensitive fields and tags that a filter reads, and the ranges that nothing lies in."""
     for field, value in mapping(where).items():
+        yield from check_bounds(document, (*path, field), mapping(value))
         if is_sensitive(declared, field):
             yield sensitive_use(document, (*path, field), field)
         if field == "content.tags":
@@ -136,21 +149,104 @@ def check_condition(
             yield from check_condition(document, declared, here, asked, of_segment=of_segment)
         case "signal" if isinstance(asked, str):
             yield from _of_signal(document, declared, path, condition)
-        case "segment" if isinstance(asked, str) and asked not in declared.segments:
-            expected = f"a declared segment: {one_of(declared.segments, guess=asked)}"
-            yield document.unexpected(here, asked, expected=expected)
-        case "attribute" if declared.hides("attributes", asked):
-            yield sensitive_use(document, here, asked)
+        case "segment":
+            yield from _declared(document, here, asked, declared.segments)
+        case "intent":
+            yield from _declared(document, here, asked, declared.intents)
+        case "prediction":
+            yield from _declared(document, here, asked, declared.predictions)
+        case "attribute":
+            if declared.hides("attributes", asked):
+                yield sensitive_use(document, here, asked)
+            for span in ("anniversary_within", "within_next", "within_last"):
+                yield from check_window(document, (*path, span), condition.get(span), most_ms=None)
         case "context":
             if of_segment:
-                expected = "no context in a segment: it is known while deciding only"
+                expected = "no context in a segment or intent: it is known while deciding only"
                 yield document.unexpected(here, asked, expected=expected)
             if declared.hides("context", asked):
                 yield sensitive_use(document, here, asked)
         case "done" | "not_done":
-            within = condition.get("within")
-            yield from check_window(document, (*path, "within"), within, most_ms=MAX_WINDOW)
-            yield from check_filter(document, declared, (*path, "where"), condition.get("where"))
+            yield from _of_done(document, declared, path, condition)
+    if kind in ("signal", "prediction", "attribute", "context"):
+        yield from check_bounds(document, path, condition)
+
+
+def _declared(
+    document: Document, path: Path, name: object, names: Mapping[str, Any]
+) -> Iterator[Mistake]:
+    if isinstance(name, str) and name not in names:
+        kind = path[-1]
+        expected = f"a declared {kind}: {one_of(names, guess=name)}"
+        yield document.unexpected(path, name, expected=expected)
+
+
+def check_bounds(document: Document, path: Path, bounds: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Two bounds between which no number lies: the mistake is told at the upper one."""
+    numbers = {
+        name: number
+        for name in _BOUNDS
+        if isinstance(number := bounds.get(name), (int, float)) and not isinstance(number, bool)
+    }
+    lower = {name: numbers[name] for name in ("at_least", "above", "equals") if name in numbers}
+    upper = {name: numbers[name] for name in ("at_most", "below", "equals") if name in numbers}
+    for high, most in upper.items():
+        for low, least in lower.items():
+            strict = "above" in (low, high) or "below" in (low, high)
+            if least > most or (least == most and strict):
+                expected = f"a number that {low} {least:g} leaves possible"
+                yield document.unexpected((*path, high), most, expected=expected)
+                return
+
+
+def _of_done(
+    document: Document, declared: Declared, path: Path, condition: Mapping[str, Any]
+) -> Iterator[Mistake]:
+    yield from check_window(
+        document, (*path, "within"), condition.get("within"), most_ms=MAX_WINDOW
+    )
+    yield from check_filter(document, declared, (*path, "where"), condition.get("where"))
+    for follows in ("then", "not_then"):
+        after, here = mapping(condition.get(follows)), (*path, follows)
+        yield from check_window(document, (*here, "gap"), after.get("gap"), most_ms=MAX_WINDOW)
+        yield from check_filter(document, declared, (*here, "where"), after.get("where"))
+    yield from _of_absence(document, path, condition)
+    yield from _of_dates(document, path, condition)
+    least = condition.get("at_least", 1)
+    if "exactly" in condition:
+        for bound in ("at_least", "at_most"):
+            if bound in condition:
+                expected = "either exactly, or at_least and at_most"
+                yield document.unexpected((*path, bound), condition[bound], expected=expected)
+    elif least == 0 and condition.get("at_most") is None:
+        expected = "at_most, too: never or more often always holds"
+        yield document.unexpected((*path, "at_least"), least, expected=expected)
+    else:
+        yield from check_bounds(
+            document, path, {"at_most": condition.get("at_most"), "at_least": least}
+        )
+
+
+def _of_absence(document: Document, path: Path, condition: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What did not follow is counted once its gap has passed: the window must outlast it."""
+    after = mapping(condition.get("not_then"))
+    try:
+        gap, within = parse_duration(after.get("gap")), parse_duration(condition.get("within"))
+    except ValueError:
+        return
+    if gap >= within:
+        expected = f"a gap shorter than within {condition['within']}"
+        yield document.unexpected((*path, "not_then", "gap"), after["gap"], expected=expected)
+
+
+def _of_dates(document: Document, path: Path, condition: Mapping[str, Any]) -> Iterator[Mistake]:
+    try:
+        begin, end = parse_instant(condition["from"]), parse_instant(condition["until"])
+    except (KeyError, ValueError):
+        return  # the model has reported what is wrong or missing
+    if begin >= end:
+        expected = f"a date after {condition['from']}"
+        yield document.unexpected((*path, "until"), condition["until"], expected=expected)
 
 
 def _of_signal(
@@ -162,24 +258,56 @@ def _of_signal(
         yield document.unexpected((*path, "signal"), name, expected=expected)
         return
     signal = mapping(declared.signals[name])
-    kind = signal.get("kind")
-    if kind not in ("count", "sum", "distinct", "last", "affinity"):
+    kind, key = signal.get("kind"), condition.get("key")
+    if not isinstance(kind, str) or kind not in _SIGNAL_KINDS:
         return
-    key = condition.get("key")
     if kind == "affinity" and key is None:
         expected = f"the tag or value that is liked: {name} is of kind affinity"
         yield document.mistake((*path, "key"), found="nothing", expected=expected)
-    elif kind != "affinity" and "key" in condition:
-        expected = f"no key: {name} is of kind {kind}, only an affinity has keys"
+    elif kind not in KEYED and "key" in condition:
+        expected = f"no key: {name} is of kind {kind}, only {one_of(sorted(KEYED))} has keys"
+        yield document.unexpected((*path, "key"), key, expected=expected)
+    elif kind == "rfm" and isinstance(key, str) and key not in RFM_PARTS:
+        expected = one_of(RFM_PARTS, guess=key)
         yield document.unexpected((*path, "key"), key, expected=expected)
     elif _is_sensitive_key(declared, signal, key):
         yield sensitive_use(document, (*path, "key"), key)
-    wrong = _BOUNDS if kind == "last" else ("within", "not_within")
-    right = ("within", "not_within") if kind == "last" else _BOUNDS
-    for field in wrong:
-        if field in condition:
-            expected = f"{one_of(right)}: {name} is of kind {kind}"
+    right = _answers(signal, key)
+    for field in (*_BOUNDS, *_VALUES, *_AGES):
+        if field in condition and field not in right:
+            expected = f"{one_of(right)}: {name} is {_speaking(signal, key)}"
             yield document.unexpected((*path, field), condition[field], expected=expected)
+    if right == _AGES:
+        yield from _of_ages(document, path, condition)
+
+
+def _answers(signal: Mapping[str, Any], key: object) -> tuple[str, ...]:
+    """What may be asked of a signal's value."""
+    kind = signal["kind"]
+    if kind in ("last", "first"):
+        return _AGES if signal.get("of") is None else (*_VALUES, *_BOUNDS)
+    return _AGES if kind == "rfm" and key == "recency" else _BOUNDS
+
+
+def _speaking(signal: Mapping[str, Any], key: object) -> str:
+    kind = signal["kind"]
+    if kind == "rfm" and key == "recency":
+        return "of kind rfm, and its recency is a time"
+    return (
+        f"of kind {kind} with a field"
+        if kind in ("last", "first") and signal.get("of")
+        else f"of kind {kind}"
+    )
+
+
+def _of_ages(document: Document, path: Path, condition: Mapping[str, Any]) -> Iterator[Mistake]:
+    try:
+        most, least = (parse_duration(condition[field]) for field in _AGES)
+    except (KeyError, ValueError):
+        return
+    if least >= most:
+        expected = f"a time shorter than within {condition['within']}"
+        yield document.unexpected((*path, "not_within"), condition["not_within"], expected=expected)
 
 
 def _is_sensitive_key(declared: Declared, signal: Mapping[str, Any], key: object) -> bool:
@@ -187,7 +315,7 @@ def _is_sensitive_key(declared: Declared, signal: Mapping[str, Any], key: object
 
 
 def mentioned_segments(value: object, path: Path) -> Iterator[tuple[Path, str]]:
-    """The segments a condition names, and where."""
+    """The segments a condition names, and where; an intent as `intent.` and its name."""
     condition = mapping(value)
     kind = next((kind for kind in _KINDS if kind in condition), None)
     if kind in ("all", "any") and isinstance(condition[kind], list):
@@ -195,5 +323,5 @@ def mentioned_segments(value: object, path: Path) -> Iterator[tuple[Path, str]]:
             yield from mentioned_segments(part, (*path, kind, i))
     elif kind == "not":
         yield from mentioned_segments(condition[kind], (*path, kind))
-    elif kind == "segment" and isinstance(condition[kind], str):
-        yield (*path, kind), condition[kind]
+    elif kind in ("segment", "intent") and isinstance(condition[kind], str):
+        yield (*path, kind), condition[kind] if kind == "segment" else INTENT + condition[kind]

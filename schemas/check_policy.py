@@ -12,17 +12,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from schemas.check_audiences import check_audiences
 from schemas.check_conditions import (
     Declared,
     check_condition,
-    check_filter,
     check_window,
-    is_sensitive,
     mapping,
-    mentioned_segments,
     sensitive_use,
     texts,
 )
+from schemas.check_predictions import check_predictions
+from schemas.check_segments import check_segments
+from schemas.check_signals import check_signal
 from schemas.documents import Document, Path
 from schemas.events import CONTROL_TYPES
 from schemas.mistakes import Mistake, one_of
@@ -41,13 +42,10 @@ def check_policy(document: Document) -> list[Mistake]:
     declared = Declared.by(document)
     found: list[Mistake] = []
     for name, signal in declared.signals.items():
-        found += _signal(document, declared, ("signals", name), mapping(signal))
-    for name, segment in declared.segments.items():
-        when = mapping(segment).get("when")
-        found += check_condition(
-            document, declared, ("segments", name, "when"), when, of_segment=True
-        )
-    found += _cycles(document, declared)
+        found += check_signal(document, declared, ("signals", name), mapping(signal))
+    found += check_segments(document, declared)
+    found += check_predictions(document, declared)
+    found += check_audiences(document, declared)
     used: set[str] = set()
     for name, raw in declared.placements.items():
         placement = mapping(raw)
@@ -65,40 +63,6 @@ def check_policy(document: Document) -> list[Mistake]:
                     severity="warning",
                 )
             )
-    return found
-
-
-def _signal(
-    document: Document, declared: Declared, path: Path, signal: Mapping[str, Any]
-) -> list[Mistake]:
-    found = list(check_filter(document, declared, (*path, "where"), signal.get("where")))
-    if is_sensitive(declared, of := signal.get("of")):
-        found.append(sensitive_use(document, (*path, "of"), of))
-    return found
-
-
-def _cycles(document: Document, declared: Declared) -> list[Mistake]:
-    """One mistake per way round, at the condition that closes it."""
-    needs = {
-        name: list(mentioned_segments(mapping(segment).get("when"), ("segments", name, "when")))
-        for name, segment in declared.segments.items()
-    }
-    found: list[Mistake] = []
-    finished: set[str] = set()
-
-    def visit(name: str, route: list[str]) -> None:
-        for path, needed in needs[name]:
-            if needed in route:
-                cycle = " -> ".join([*route[route.index(needed) :], needed])
-                expected = "segments that do not need each other"
-                found.append(document.mistake(path, found=f"the cycle {cycle}", expected=expected))
-            elif needed in needs and needed not in finished:
-                visit(needed, [*route, needed])
-        finished.add(name)
-
-    for name in needs:
-        if name not in finished:
-            visit(name, [name])
     return found
 
 
@@ -130,7 +94,11 @@ def _features(
     document: Document, declared: Declared, path: Path, placement: Mapping[str, Any]
 ) -> Iterator[Mistake]:
     features = mapping(placement.get("features"))
-    for part, names in (("signals", declared.signals), ("segments", declared.segments)):
+    for part, names in (
+        ("signals", declared.signals),
+        ("segments", declared.segments),
+        ("predictions", declared.predictions),
+    ):
         for at, name in texts(features.get(part)):
             if name not in names:
                 expected = f"a declared {part[:-1]}: {one_of(names, guess=name)}"

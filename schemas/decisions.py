@@ -11,6 +11,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from schemas.events import Scalar
+
 SCHEMA_VERSION: Final = 1
 
 FallbackReason = Literal[
@@ -20,6 +22,7 @@ FallbackReason = Literal[
     "holdout",
     "not_personalised",
     "not_eligible",
+    "privacy_signal",
 ]
 
 
@@ -73,6 +76,7 @@ class Decision(_Out):
     candidates: Annotated[int, Field(ge=0)]
     rejections: dict[str, int] = Field(description="Candidates refused, by reason.")
     segments: list[str]
+    intent: str | None = Field(default=None, description="What the visit is about, by the policy.")
     experiment: Experiment | None
     explored: bool = Field(description="Some item was not the greedy choice at its rank.")
     learnable: bool = Field(description="False where the choice was not the model's (fallback).")
@@ -95,7 +99,17 @@ class SegmentChange(_Out):
     segment: str
     direction: Literal["entered", "left"]
     changed_at: AwareDatetime
-    cause: str = Field(description="The event id, or `timer` where time itself made the change.")
+    cause: str = Field(
+        description="The event id; `timer` where time itself made the change, `policy` where a "
+        "changed definition did, `expired` where the profile was idle beyond its TTL."
+    )
+    rule: str = Field(default="", description="The rule, or the part of it, that decided.")
+    values: dict[str, Scalar] = Field(
+        default_factory=dict, description="What each part of the rule saw."
+    )
+    entered_at: AwareDatetime | None = Field(
+        default=None, description="Since when the profile had been in it; null when it enters."
+    )
     policy_digest: str
     schema_version: int = SCHEMA_VERSION
 
@@ -137,7 +151,7 @@ class Late(_Out):
     schema_version: int = SCHEMA_VERSION
 
 
-def out_schema(model: type[_Out]) -> dict[str, Any]:
+def out_schema(model: type[BaseModel]) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of an output record; `additionalProperties` is left open.
 
     Consumers must ignore fields they do not know, so the published schema allows them although

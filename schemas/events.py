@@ -17,9 +17,18 @@ Scalar = str | int | float | bool | None
 FeedbackKind = Literal["like", "dislike", "hide", "not_interested", "less_like_this"]
 
 CONTROL_TYPES: Final = frozenset(
-    {"consent_changed", "erasure_requested", "taste_reset", "feedback", "identity_linked"}
+    {
+        "consent_changed",
+        "erasure_requested",
+        "taste_reset",
+        "feedback",
+        "identity_linked",
+        "identity_unlinked",
+    }
 )
 """Types that apply on arrival whatever their date: refusing one for being late would be wrong."""
+
+LINK_TYPES: Final = frozenset({"identity_linked", "identity_unlinked"})
 
 REQUIRED_BY_TYPE: Final[dict[str, tuple[str, ...]]] = {
     "decision_requested": ("placement",),
@@ -28,6 +37,7 @@ REQUIRED_BY_TYPE: Final[dict[str, tuple[str, ...]]] = {
     "consent_changed": ("consent",),
     "profile_updated": ("attributes",),
     "identity_linked": ("user_id", "anonymous_id"),
+    "identity_unlinked": ("user_id", "anonymous_id"),
 }
 
 
@@ -58,9 +68,14 @@ class Event(BaseModel):
     placement: Identifier | None = None
     decision_id: Identifier | None = None
     session_id: Identifier | None = None
+    source: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        default=None, description="Which system says so: crm, app, web (see identity.attributes)."
+    )
     value: float | None = Field(default=None, description="A number: a price, a dwell time.")
     context: dict[str, Scalar] = Field(
-        default_factory=dict, description="Flat: device, locale, country, local_hour, channel."
+        default_factory=dict,
+        description="Flat: device, locale, country, local_hour, channel; gpc says that the "
+        "browser sent Global Privacy Control.",
     )
     properties: dict[str, JsonValue] = Field(default_factory=dict)
     candidates: list[Identifier | Candidate] | None = Field(

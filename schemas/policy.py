@@ -11,9 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from schemas.audiences import Audiences, Follow
 from schemas.catalogue import Cap
 from schemas.conditions import Condition, EventTypes, Model
 from schemas.events import Identifier
+from schemas.health import Health
+from schemas.identity import Identity
+from schemas.predictions import Prediction
 from schemas.signals import Signal
 from schemas.time import DAY, MINUTE, Duration
 
@@ -46,6 +50,19 @@ class Segment(Model):
 
     when: Condition
     description: str = ""
+    for_at_least: Duration | None = Field(
+        default=None, description="Entered once the condition has held that long."
+    )
+    stay_at_least: Duration | None = Field(
+        default=None, description="Not left before, whatever the condition says."
+    )
+    leave_after: Duration | None = Field(
+        default=None,
+        description="Left then even if the condition holds; entered again after it was false.",
+    )
+    follow: Follow | None = Field(
+        default=None, description="A threshold of the condition that follows feedback."
+    )
 
 
 class Reward(Model):
@@ -85,6 +102,9 @@ class Features(Model):
     segments: tuple[str, ...] | None = Field(default=None, description="Absent: all segments.")
     context: tuple[str, ...] = Field(default=(), description="Fields of the trigger's context.")
     attributes: tuple[str, ...] = Field(default=(), description="Profile attributes.")
+    predictions: tuple[str, ...] = Field(
+        default=(), description="Predictions of the profile, from level 4 on."
+    )
     content: tuple[str, ...] | None = Field(
         default=None, description="Content attributes crossed with them. Absent: all."
     )
@@ -183,6 +203,10 @@ class Consent(Model):
     personalise: Name | None = Field(default=None, description="Purpose needed to personalise.")
     learn: Name | None = Field(default=None, description="Purpose needed to learn from outcomes.")
     before_known: Literal["granted", "refused"] = "refused"
+    gpc: tuple[Literal["collect", "personalise", "learn"], ...] = Field(
+        default=("personalise", "learn"),
+        description="Uses refused when an event's context says gpc (Global Privacy Control).",
+    )
 
 
 class Sensitive(Model):
@@ -212,6 +236,13 @@ class Retention(Model):
     """How long, and how much, is kept of one profile."""
 
     profile_ttl: Duration = Field(default=90 * DAY, description="Idle profiles are dropped.")
+    statements: Duration = Field(
+        default=730 * DAY,
+        description="What a person stated (consent, do-not-show) outlives the profile that long.",
+    )
+    profile_bytes: Annotated[int, Field(ge=2_048, le=1 << 20)] = Field(
+        default=32_768, description="A larger profile gives up detail, in a documented order."
+    )
     pending: Annotated[int, Field(ge=1, le=64)] = Field(
         default=8, description="Open decisions per profile; the oldest is closed early."
     )
@@ -227,6 +258,18 @@ class Policy(Model):
     sensitive: Sensitive = Field(default_factory=Sensitive)
     signals: dict[Name, Signal] = Field(default_factory=dict)
     segments: dict[Name, Segment] = Field(default_factory=dict)
+    intents: dict[Name, Condition] = Field(
+        default_factory=dict,
+        description="What a visit is about: the first that holds is the profile's intent.",
+    )
+    predictions: dict[Name, Prediction] = Field(default_factory=dict)
+    audiences: Audiences | None = Field(
+        default=None, description="Groups of alike profiles, found by the flow itself."
+    )
+    identity: Identity | None = Field(
+        default=None, description="Linking anonymous ids to profiles; absent: no linking."
+    )
+    health: Health = Field(default_factory=Health)
     rewards: dict[Name, Reward] = Field(default_factory=dict)
     placements: dict[Name, Placement] = Field(min_length=1)
     experiments: Experiments = Field(default_factory=Experiments)

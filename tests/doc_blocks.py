@@ -36,7 +36,22 @@ from schemas.policy import (
     Reward,
     Time,
 )
-from schemas.signals import Affinity, Count, Distinct, Last, Sum
+from schemas.signals import (
+    Affinity,
+    Count,
+    Distinct,
+    First,
+    Last,
+    Max,
+    Mean,
+    Min,
+    Ratio,
+    Rfm,
+    Sequence,
+    Session,
+    Streak,
+    Sum,
+)
 from schemas.time import format_duration
 
 ROOT: Final = Path(__file__).parents[1]
@@ -193,9 +208,13 @@ _MEANS: Final = {
     "features": "See below.",
     "from": "`catalogue` or `request`.",
     "gamma": "For `igw`: higher is greedier. Absent: grows with the rewards learned.",
+    "first": "The first step: `events`, `where`.",
+    "gap": "How long after the first step at most; how long a silence ends a visit.",
     "half_life": "After this time half of a liking is left.",
     "l2": "Regularisation.",
+    "measure": "`sessions`, `events`, `length`, `depth` or `dwell`.",
     "model": "See below.",
+    "monetary": "Sums of at least these score 2, 3, 4 and 5.",
     "of": "The field that is read.",
     "rewards": "Reward kinds, as declared.",
     "slots": "How many items at most.",
@@ -206,6 +225,7 @@ _MEANS: Final = {
     "types": "Any of these types.",
     "valid_from": "RFC 3339; shown from then on.",
     "valid_until": "RFC 3339; not shown from then on.",
+    "within": "The window, sliding with event time; 1s to 400d.",
     "where": "Only events whose fields match.",
 }
 """Where a field says nothing of itself, or too little for a table."""
@@ -259,7 +279,22 @@ BLOCKS: Final[dict[str, Callable[[], str]]] = {
     "topics": lambda: _table(("topic", "key", "holds", "kept"), _topic_rows()),
     "time-fields": _fields(Time),
     "consent-fields": _fields(Consent),
-    "signal-fields": _fields(Count, Sum, Distinct, Last, Affinity),
+    "signal-fields": _fields(
+        Count,
+        Sum,
+        Mean,
+        Min,
+        Max,
+        Distinct,
+        Last,
+        First,
+        Ratio,
+        Affinity,
+        Sequence,
+        Streak,
+        Session,
+        Rfm,
+    ),
     "reward-fields": _fields(Reward),
     "placement-fields": _fields(Placement),
     "candidates-fields": _fields(Candidates),

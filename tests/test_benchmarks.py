@@ -16,9 +16,10 @@ import pytest
 from benchmarks.run import BENCHMARKS, PAGE
 from benchmarks.tables import Table, replace_tables, tables_of
 from benchmarks.workload import batches, decisions_in, decoder_of, machines, plan, visits
+from operators.arrival import group_by_shard
 from operators.ids import shard_of
 from operators.parameters import LocalParameters
-from operators.shard import ShardBatch, group_by_shard
+from operators.shard import ShardBatch
 from tests.servers.kafka import RunningKafka
 
 ROOT = Path(__file__).parents[1]

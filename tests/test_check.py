@@ -223,9 +223,128 @@ segments:
 """,
     "windows of done and not_done out of bounds": """
 segments:
-  a: {when: {done: view, within: 91d}}  #! segments.a.when.within
+  a: {when: {done: view, within: 401d}}  #! segments.a.when.within
   b: {when: {not_done: view, within: 500ms}}  #! segments.b.when.within
-  c: {when: {not_done: view, within: 90d}}
+  c: {when: {not_done: view, within: 400d}}
+  d:
+    when:
+      done: view
+      within: 7d
+      then: {done: buy, gap: 401d}  #! segments.d.when.then.gap
+  e:
+    when:
+      done: view
+      within: 7d
+      not_then: {done: buy, gap: 7d}  #! segments.e.when.not_then.gap
+""",
+    "numbers of times that cannot be": """
+segments:
+  a: {when: {done: view, within: 1d, at_least: 3, at_most: 2}}  #! segments.a.when.at_most
+  b: {when: {done: view, within: 1d, exactly: 2, at_least: 1}}  #! segments.b.when.at_least
+  c: {when: {done: view, within: 1d, at_least: 0, at_most: 2}}
+  d: {when: {done: view, within: 1d, exactly: -1}}  #! segments.d.when.exactly
+""",
+    "bounds that leave no number": """
+segments:
+  a: {when: {signal: views, at_least: 3, below: 3}}  #! segments.a.when.below
+  b: {when: {attribute: age, above: 30, at_most: 20}}  #! segments.b.when.at_most
+  c: {when: {signal: views, equals: 4, at_most: 3}}  #! segments.c.when.at_most
+  d: {when: {signal: views, at_least: 3, at_most: 3}}
+  e:
+    when:
+      done: view
+      within: 1d
+      where: {value: {above: 9, below: 9}}  #! segments.e.when.where.value.below
+""",
+    "windows and dates that do not go together": """
+segments:
+  a: {when: {done: view}}  #! segments.a.when
+  b: {when: {done: view, within: 1d, from: 2026-01-01}}  #! segments.b.when
+  c: {when: {not_done: view, within: 1d, until: 2026-01-01}}  #! segments.c.when
+  d: {when: {not_done: view, until: 2026-01-01}}  #! segments.d.when
+  e: {when: {done: view, from: 2026-02-01, until: 2026-01-01}}  #! segments.e.when.until
+  f: {when: {done: view, from: 2026-02-30, until: 2026-03-01}}  #! segments.f.when.from
+  g: {when: {done: view, from: 2026-01-01T00:00:00}}  #! segments.g.when.from
+  h: {when: {done: view, from: 2026-01-01T00:00:00+01:00, until: 2026-01-01}}
+  i: {when: {done: v, from: 2026-01-01, then: {done: w, gap: 1h}}}  #! segments.i.when
+  j:
+    when:  #! segments.j.when
+      done: v
+      within: 7d
+      then: {done: w, gap: 1h}
+      not_then: {done: x, gap: 1h}
+  k: {when: {done: v, within: 7d, then: {done: w}}}  #! segments.k.when.then.gap
+""",
+    "times of day, weekdays and zones that are none": """
+segments:
+  a: {when: {local_time: {from: 9am, to: "17:00"}}}  #! segments.a.when.local_time.from
+  b: {when: {local_time: {from: "09:00", to: "24:30"}}}  #! segments.b.when.local_time.to
+  c: {when: {local_time: {from: "09:00", to: "09:00"}}}  #! segments.c.when.local_time
+  d: {when: {weekday: [mon, tues]}}  #! segments.d.when.weekday.1
+  e: {when: {weekday: monday}}  #! segments.e.when.weekday
+  f: {when: {weekday: mon, zone: Europe/Berlni}}  #! segments.f.when.zone
+  g: {when: {weekday: [mon], local_time: {from: "22:00", to: "06:00"}, zone: Asia/Tokyo}}
+  h: {when: {local_time: {from: "09:00"}}}  #! segments.h.when.local_time.to
+""",
+    "dates of attributes": """
+segments:
+  a: {when: {attribute: born, anniversary_within: 364d}}  #! segments.a.when.anniversary_within
+  b: {when: {attribute: born, anniversary_within: 7}}  #! segments.b.when.anniversary_within
+  c: {when: {attribute: ends, within_next: 10ms}}  #! segments.c.when.within_next
+  d: {when: {attribute: ends, within_nxt: 7d}}  #! segments.d.when.within_nxt
+  e: {when: {attribute: ends, within_last: 7d, exists: true}}
+  f: {when: {attribute: ends}}  #! segments.f.when
+""",
+    "a text asked of a number, and a number of a text": """
+signals:
+  views: {kind: count, events: view, within: 7d}
+  brand: {kind: last, events: view, of: properties.brand}
+  first: {kind: first, events: view}
+  value: {kind: rfm, events: buy, monetary: [1, 2, 3, 4]}
+segments:
+  a: {when: {signal: views, is: x}}  #! segments.a.when.is
+  b: {when: {signal: views, one_of: [1, 2]}}  #! segments.b.when.one_of
+  c: {when: {signal: brand, is: nike}}
+  d: {when: {signal: brand, one_of: [nike], at_least: 3}}
+  e: {when: {signal: brand, within: 7d}}  #! segments.e.when.within
+  f: {when: {signal: brand, one_of: []}}  #! segments.f.when.one_of
+  g: {when: {signal: first, at_least: 3}}  #! segments.g.when.at_least
+  h: {when: {signal: first, within: 1d, not_within: 2d}}  #! segments.h.when.not_within
+  i: {when: {signal: value, at_least: 9}}
+  j: {when: {signal: value, key: recency, within: 7d}}
+  k: {when: {signal: value, key: recency, at_most: 7}}  #! segments.k.when.at_most
+  l: {when: {signal: value, key: scroe, at_least: 9}}  #! segments.l.when.key
+  m: {when: {signal: brand, key: x, is: nike}}  #! segments.m.when.key
+""",
+    "intents and predictions that nobody declares": """
+intents:
+  buying: {done: cart, within: 1h}
+  leaving: {signal: veiws, above: 1}  #! intents.leaving.signal
+  stuck: {context: device, is: x}  #! intents.stuck.context
+segments:
+  a: {when: {intent: byuing}}  #! segments.a.when.intent
+  b: {when: {intent: buying}}
+  c: {when: {prediction: churn, at_least: 0.5}}  #! segments.c.when.prediction
+  d: {when: {segment: buying}}  #! segments.d.when.segment
+""",
+    "segments and intents that need each other": """
+segments:
+  a: {when: {intent: second}}
+intents:
+  first: {segment: a}  #! intents.first.segment
+  second: {done: view, within: 1h}
+  third: {not: {intent: third}}  #! intents.third.not.intent
+""",
+    "spans that cannot be": """
+segments:
+  a:
+    when: {signal: views, above: 1}
+    for_at_least: 10ms  #! segments.a.for_at_least
+    stay_at_least: 2d
+    leave_after: 1d  #! segments.a.leave_after
+  b:
+    when: {signal: views, above: 1}
+    stay_at_least: long  #! segments.b.stay_at_least
 """,
     "sensitive data in use": """
 sensitive: {attributes: [religion], tags: [health], context: [ip], properties: [note]}
@@ -392,7 +511,8 @@ def test_a_mistake_reads_as_one_line_with_file_line_field_found_and_expected() -
     mistake = one("segments:\n  s:\n    when:\n      signal: views\n      at_leat: 3\n")
     assert str(mistake) == (
         "policy.yaml:5: segments.s.when.at_leat: found 'at_leat' - expected one of at_least, "
-        "at_most, above, below, equals, signal, key, within, not_within (did you mean at_least?)"
+        "at_most, above, below, equals, is, one_of, signal, key, within, not_within (did you mean "
+        "at_least?)"
     )
     assert (mistake.line, mistake.column) == (5, 7)
 
@@ -419,11 +539,31 @@ WORDS = {
     "segments:\n  s: {when: {sgnal: views}}": (
         '{"sgnal": "views"}',
         "a condition: a mapping with one of all, any, not, signal, attribute, context, segment, "
-        "done, not_done (did you mean signal?)",
+        "intent, prediction, done, not_done, local_time, weekday (did you mean signal?)",
     ),
     "segments: {a: {when: {segment: b}}, b: {when: {segment: a}}}": (
         "the cycle a -> b -> a",
-        "segments that do not need each other",
+        "segments and intents that do not need each other",
+    ),
+    "segments: {s: {when: {weekday: mon, zone: Europe/Berlni}}}": (
+        "'Europe/Berlni'",
+        "a time zone, as in Europe/Berlin (did you mean Europe/Berlin?)",
+    ),
+    "segments: {s: {when: {done: view, from: yesterday}}}": (
+        "'yesterday'",
+        "a date, or a date and time with an offset, as in 2026-01-31 or 2026-01-31T12:00:00Z",
+    ),
+    "segments: {s: {when: {local_time: {from: 9, to: 17:00}}}}": (
+        "9",
+        "a time of day in quotes, as in '09:30'",
+    ),
+    "segments: {s: {when: {done: view, within: 1d, at_least: 5, at_most: 2}}}": (
+        "2",
+        "a number that at_least 5 leaves possible",
+    ),
+    "intents: {buying: {done: cart, within: 1h}}\nsegments: {s: {when: {intent: byuing}}}": (
+        "'byuing'",
+        "a declared intent: buying (did you mean buying?)",
     ),
     "signals: {a: {kind: last, events: x}, a: {kind: last, events: y}}": (
         "'a' again",

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import pytest
 from bytewax.dataflow import Dataflow
@@ -21,7 +21,8 @@ from bytewax.testing import TestingSink, TestingSource
 
 from flows.cli import main
 from flows.lockstep import Lockstep
-from flows.personalize import Core, Outlet, StreamName, personalize
+from flows.personalize import Core, Outlet, personalize
+from flows.streams import StreamName
 from operators.parameters import LocalParameters
 from schemas.records import RawBatch
 from tests.operators.builders import decoder, plan
@@ -226,30 +227,74 @@ STEPS: Final = {
     "nextbest.examples.flat_map_batch": "flat_map_batch",
     "nextbest.learn": "stateful_batch",
     "nextbest.sets.flat_map_batch": "flat_map_batch",
+    "nextbest.learned.flat_map_batch": "flat_map_batch",
+    "nextbest.given": "merge",
+    "nextbest.reports.flat_map_batch": "flat_map_batch",
+    "nextbest.taken.flat_map_batch": "flat_map_batch",
     "nextbest.parameters-parts.flat_map_batch": "flat_map_batch",
     "nextbest.parameters": "output",
+    "nextbest.predictions-parts.flat_map_batch": "flat_map_batch",
+    "nextbest.predictions": "output",
+    "nextbest.audiences-parts.flat_map_batch": "flat_map_batch",
+    "nextbest.audiences": "output",
+    "nextbest.thresholds-parts.flat_map_batch": "flat_map_batch",
+    "nextbest.thresholds": "output",
+    "nextbest.erasures-parts.flat_map_batch": "flat_map_batch",
+    "nextbest.erasures": "output",
 }
+SECTION_STEPS: Final = {
+    "nextbest.identities.flat_map_batch": "flat_map_batch",
+    "nextbest.links-route.flat_map_batch": "flat_map_batch",
+    "nextbest.links": "stateful_batch",
+    "nextbest.links-told.flat_map_batch": "flat_map_batch",
+    "nextbest.identify-route.flat_map_batch": "flat_map_batch",
+    "nextbest.identify-merge": "merge",
+    "nextbest.identify": "stateful_batch",
+    "nextbest.identified.flat_map_batch": "flat_map_batch",
+    "nextbest.contacts.flat_map_batch": "flat_map_batch",
+    "nextbest.evidence.flat_map_batch": "flat_map_batch",
+    "nextbest.duplicates": "stateful_batch",
+    "nextbest.suggested.flat_map_batch": "flat_map_batch",
+    "nextbest.suggestions-parts.flat_map_batch": "flat_map_batch",
+    "nextbest.suggestions": "output",
+    "nextbest.cases.flat_map_batch": "flat_map_batch",
+    "nextbest.predict": "stateful_batch",
+    "nextbest.foreseen.flat_map_batch": "flat_map_batch",
+    "nextbest.looks.flat_map_batch": "flat_map_batch",
+    "nextbest.groups": "stateful_batch",
+    "nextbest.found.flat_map_batch": "flat_map_batch",
+    "nextbest.feedback.flat_map_batch": "flat_map_batch",
+    "nextbest.follow": "stateful_batch",
+    "nextbest.moved.flat_map_batch": "flat_map_batch",
+}
+"""What the sections add that a policy may leave out."""
 LOCKSTEP_STEPS: Final = {
     "nextbest.decided.flat_map_batch": "flat_map_batch",
-    "nextbest.learned.flat_map_batch": "flat_map_batch",
+    "nextbest.learning-done.flat_map_batch": "flat_map_batch",
     "nextbest.settled": "merge",
     "nextbest.lockstep": "output",
 }
-STREAMS: Final[tuple[StreamName, ...]] = (
-    "decisions",
-    "segment-changes",
-    "outcomes",
-    "late",
-    "dead-letters",
-    "parameters",
-)
+STREAMS: Final[tuple[StreamName, ...]] = get_args(StreamName)
+SECTIONS: Final[dict[str, Any]] = {
+    "signals": {"views": {"kind": "count", "events": "view", "within": "7d"}},
+    "segments": {
+        "active": {
+            "when": {"signal": "views", "at_least": 5},
+            "follow": {"signal": "views", "between": [2, 9], "reward": "click"},
+        }
+    },
+    "predictions": {"churn": {"target": {"not_done": "view", "within": "30d"}}},
+    "audiences": {},
+    "identity": {"suggest": {"email": "email"}},
+}
 
 
-def flow(*, lockstep: bool) -> Dataflow:
+def flow(*, lockstep: bool, **sections: Any) -> Dataflow:
     source: TestingSource[RawBatch] = TestingSource([])
     outlets = {name: Outlet(TestingSink([])) for name in STREAMS}
     parameters = LocalParameters()
-    core = Core(plan=plan(), decoder=decoder(), parameters=parameters, incarnation="test", shards=4)
+    of = plan(**sections)
+    core = Core(plan=of, decoder=decoder(), parameters=parameters, incarnation="test", shards=4)
     return personalize(
         core,
         source=source,
@@ -274,6 +319,10 @@ def rendered(steps: list[Any]) -> Iterator[tuple[str, str]]:
 def test_the_steps_of_the_flow_keep_their_ids() -> None:
     """If this fails, state and offsets under the old id are lost at the next start."""
     assert dict(rendered(flow(lockstep=False).substeps)) == STEPS
+
+
+def test_the_steps_of_optional_sections_keep_their_ids() -> None:
+    assert dict(rendered(flow(lockstep=False, **SECTIONS).substeps)) == STEPS | SECTION_STEPS
 
 
 def test_in_lockstep_the_flow_has_the_same_steps_and_its_own() -> None:

@@ -18,6 +18,7 @@ from bytewax.testing import TestingSource, run_main
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flows.errors import RecoveryError
 from flows.redis.backlog import Backlog, BacklogError, decode_backlog
 from flows.redis.serving import (
     ServingPartition,
@@ -26,8 +27,9 @@ from flows.redis.serving import (
     decision_key,
     profile_key,
 )
-from flows.redis.writes import compare_and_set, key_of
+from flows.redis.writes import compare_and_set, guard_prefix, key_of
 from flows.telemetry import Telemetry
+from operators.pseudonyms import UNSHARED, Pseudonyms
 from tests.servers.process import free_ports
 from tests.servers.redis import RedisServer, RunningRedis
 
@@ -75,6 +77,11 @@ def part_of(sink: ServingSink, state: bytes | None = None) -> ServingPartition:
     return sink.build_part("serve", "0", state)
 
 
+def waiting(part: ServingPartition) -> list[ServingWrite]:
+    """What a snapshot of the partition would write after a resume."""
+    return decode_backlog(UNSHARED.open(part.snapshot().removeprefix(b"NBSS")))
+
+
 def held(client: redis.Redis, key: str) -> dict[bytes, bytes]:
     return cast(dict[bytes, bytes], client.hgetall(key))
 
@@ -116,9 +123,11 @@ def test_an_erased_profile_is_not_resurrected_by_an_older_write(
     assert compare_and_set(client, [erase], prefix=topic_prefix) == ["written"]
     late = [a_write(version=5, value=b"personal"), a_write("u2", version=1)]
     assert compare_and_set(client, late, prefix=topic_prefix) == ["stale", "written"]
-    key = profile_key("u1", prefix=topic_prefix)
-    assert held(client, key) == {b"v": b"6"}
-    assert 0 < client.pttl(key) <= HOUR_MS
+    assert not client.exists(profile_key("u1", prefix=topic_prefix))
+    (guard,) = client.keys(f"{guard_prefix(prefix=topic_prefix)}*")
+    assert client.get(guard) == b"6"
+    assert 0 < client.pttl(guard) <= HOUR_MS
+    assert compare_and_set(client, [a_write(version=7)], prefix=topic_prefix) == ["written"]
 
 
 def test_a_delete_wins_over_a_value_of_the_same_version(
@@ -130,7 +139,36 @@ def test_a_delete_wins_over_a_value_of_the_same_version(
         for write in (value, erase, value, erase)
     ]
     assert answers == ["written", "written", "same", "same"]
-    assert held(client, profile_key("u1", prefix=topic_prefix)) == {b"v": b"5"}
+    assert not client.exists(profile_key("u1", prefix=topic_prefix))
+
+
+def test_a_delete_leaves_no_trace_of_the_profile(client: redis.Redis, topic_prefix: str) -> None:
+    decision = {"kind": "decision", "name": "home"}
+    canary = "robin-5d2e"
+    writes = [a_write(canary, 5, b"payload of 5d2e"), a_write(canary, 5, b"5d2e", **decision)]  # type: ignore[arg-type]
+    deletes = [write._replace(version=6, value=None) for write in writes]
+    compare_and_set(client, writes, prefix=topic_prefix, salt=b"secret")
+    assert len(traces_of(client, "5d2e")) == 2
+    for batch in (deletes, writes, deletes):
+        compare_and_set(client, batch, prefix=topic_prefix, salt=b"secret")
+    assert traces_of(client, "5d2e") == []
+    guards = set(client.keys(f"{guard_prefix(prefix=topic_prefix)}*"))
+    assert len(guards) == 2
+    # Who does not know the salt cannot try ids one by one.
+    compare_and_set(client, deletes, prefix=topic_prefix, salt=b"another")
+    assert len(client.keys(f"{guard_prefix(prefix=topic_prefix)}*")) == 4
+
+
+def test_a_delete_clears_what_the_first_release_left_of_an_erased_profile(
+    client: redis.Redis, topic_prefix: str
+) -> None:
+    key = profile_key("u1", prefix=topic_prefix)
+    client.hset(key, "v", "6")
+    assert compare_and_set(client, [a_write(version=5)], prefix=topic_prefix) == ["stale"]
+    erase = a_write(version=6, value=None)
+    assert compare_and_set(client, [erase], prefix=topic_prefix) == ["written"]
+    assert not client.exists(key)
+    assert compare_and_set(client, [a_write(version=6)], prefix=topic_prefix) == ["same"]
 
 
 def test_every_key_gets_its_time_to_live(client: redis.Redis, topic_prefix: str) -> None:
@@ -156,6 +194,22 @@ def test_a_redis_that_forgot_the_script_gets_it_again(
     compare_and_set(client, [a_write(version=1)], prefix=topic_prefix)
     client.script_flush()
     assert compare_and_set(client, [a_write(version=2)], prefix=topic_prefix) == ["written"]
+
+
+def traces_of(client: redis.Redis, text: str) -> list[bytes]:
+    """Every key of the server whose name or value, of whatever type, holds the text."""
+    readers: dict[bytes, Callable[[bytes], Any]] = {
+        b"string": client.get,
+        b"hash": client.hgetall,
+        b"list": lambda key: client.lrange(key, 0, -1),
+        b"set": client.smembers,
+        b"zset": lambda key: client.zrange(key, 0, -1),
+    }
+    return [
+        key
+        for key in client.scan_iter(count=1_000)
+        if text in repr((key, readers[cast(bytes, client.type(key))](key)))
+    ]
 
 
 # The backlog
@@ -280,8 +334,34 @@ def test_a_drained_sink_has_nothing_to_remember(
     sink = ServingSink(redis_server.url, partitions=1, prefix=topic_prefix, snapshot_wait_s=30)
     part = part_of(sink)
     part.write_batch([[a_write()]])
-    assert decode_backlog(part.snapshot()) == []
+    assert waiting(part) == []
     part.close()
+
+
+def test_what_waits_is_sealed_at_rest_and_opens_with_the_key_only(
+    mortal: RedisServer, topic_prefix: str
+) -> None:
+    mortal.kill()
+    key = Pseudonyms(b"a secret of sixteen or more")
+    sink = ServingSink(
+        mortal.url, partitions=1, prefix=topic_prefix, close_wait_s=0.0, pseudonyms=key
+    )
+    part = part_of(sink)
+    part.write_batch([[a_write("canary", 5, b"payload of the canary")]])
+    state = part.snapshot()
+    part.close()
+    assert b"canary" not in state
+    with pytest.raises(RecoveryError, match="another key"):
+        part_of(ServingSink(mortal.url, partitions=1, prefix=topic_prefix), state)
+    resumed = part_of(
+        ServingSink(
+            mortal.url, partitions=1, prefix=topic_prefix, close_wait_s=0.0, pseudonyms=key
+        ),
+        state,
+    )
+    still = decode_backlog(key.open(resumed.snapshot().removeprefix(b"NBSS")))
+    assert [write.value for write in still] == [b"payload of the canary"]
+    resumed.close()
 
 
 def test_redis_dying_neither_fails_nor_loses_anything(
@@ -298,7 +378,7 @@ def test_redis_dying_neither_fails_nor_loses_anything(
     for number in range(500):
         part.write_batch([[a_write(f"u{number}")]])
     eventually(lambda: counted(telemetry, "redis_errors_total", reason="connection") > 0)
-    left = decode_backlog(part.snapshot())  # comes back at once: no wait of 30 s while it is down
+    left = waiting(part)  # comes back at once: no wait of 30 s while it is down
     assert {write.profile_id for write in left} == {f"u{n}" for n in range(500)}
     assert counted(telemetry, "redis_backlog") == 500
     mortal.start()
@@ -322,9 +402,9 @@ def test_what_a_crash_left_unwritten_is_written_after_the_resume(
         compare_and_set(client, [a_write("u1", 6, b"newer")], prefix=topic_prefix)
         second = ServingSink(mortal.url, partitions=1, prefix=topic_prefix, snapshot_wait_s=30)
         resumed = part_of(second, state)
-        assert decode_backlog(resumed.snapshot()) == []
+        assert waiting(resumed) == []
         assert client.hget(profile_key("u1", prefix=topic_prefix), "d") == b"newer"
-        assert held(client, profile_key("u2", prefix=topic_prefix)) == {b"v": b"1"}
+        assert not client.exists(profile_key("u2", prefix=topic_prefix))
         resumed.close()
 
 
@@ -353,7 +433,7 @@ def test_a_snapshot_of_many_partitions_waits_once_for_a_redis_that_hangs(topic_p
         for part in parts:
             part.write_batch([[a_write()]])
         begun = time.monotonic()
-        left = [len(decode_backlog(part.snapshot())) for part in parts]
+        left = [len(waiting(part)) for part in parts]
         # Not a speed: 64 waits one after the other would be 12.8 s.
         assert time.monotonic() - begun < 6.0
         assert left == [1] * 64

@@ -53,6 +53,8 @@ def default_topics(
         )
 
     kept: dict[str, int | str] = {"cleanup_policy": "delete", "retention_ms": 7 * _DAY_MS}
+    # Small, about no one, and read as a history.
+    reported: dict[str, int | str] = {"cleanup_policy": "delete", "retention_ms": 90 * _DAY_MS}
     compacted: dict[str, int | str] = {"cleanup_policy": "compact"}
     return (
         # The append time is the flow's clock: a producer's own clock may be years off. A payload of
@@ -64,6 +66,13 @@ def default_topics(
         topic("dead-letters", **kept, max_message_bytes=32 * _MIB),
         topic("outcomes", **kept),
         topic("late", **kept, max_message_bytes=17 * _MIB),
+        # It names two profiles: kept no longer than what else names one.
+        topic("suggestions", **kept),
+        # A receipt names nobody, and is to be shown long after.
+        topic("erasures", cleanup_policy="delete", retention_ms=400 * _DAY_MS),
+        topic("predictions", **reported),
+        topic("audiences", **reported),
+        topic("thresholds", **reported),
         # A decision names the parameters it used: those of the last day can be had for a replay.
         topic(
             "parameters",

@@ -94,7 +94,10 @@ class Scanner:
         """Start to read `ranges`; what was being read is dropped."""
         self.unread = {p: end for p, (start, end) in ranges.items() if start < end}
         self._moved = time.monotonic()
-        self._consumer.assign([TopicPartition(self._topic, p) for p in self.unread])
+        assigned = [TopicPartition(self._topic, p) for p in self.unread]
+        self._consumer.assign(assigned)
+        # Trap: a partition that a former scan paused stays paused when it is assigned again.
+        self._consumer.resume(*assigned)
         for partition in self.unread:
             self._consumer.seek(TopicPartition(self._topic, partition), ranges[partition][0])
 

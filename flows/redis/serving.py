@@ -19,10 +19,12 @@ from typing import Final
 import redis
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
+from flows.errors import RecoveryError
 from flows.redis.backlog import Backlog, Entry, decode_backlog, ttl_left_ms
 from flows.redis.connection import connect, error_reason, redis_address
 from flows.redis.writes import ServingWrite, compare_and_set, decision_key, profile_key
 from flows.telemetry import NoTelemetry, Telemetry
+from operators.pseudonyms import UNSHARED, Pseudonyms, SealError
 
 __all__ = ["ServingPartition", "ServingSink", "ServingWrite", "decision_key", "profile_key"]
 
@@ -31,6 +33,7 @@ _BATCH: Final = 200
 _BATCH_BYTES: Final = 1 << 20
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 5.0
+_SEALED: Final = b"NBSS"
 _LINGER_S: Final = 0.005
 """A batch gathers this long: a call for one key costs as much CPU as a call for a dozen."""
 
@@ -44,7 +47,8 @@ class ServingSink(FixedPartitionedSink[list[ServingWrite], bytes]):
     partitions that went are lost. `snapshot_wait_s` is how long a snapshot waits for the backlog
     to drain while Redis answers, all partitions together; while it does not answer, a snapshot
     does not wait at all. `max_entries` and `max_bytes` bound the backlog of all
-    partitions together, each having an equal share.
+    partitions together, each having an equal share. `pseudonyms` seal what a snapshot holds, and
+    key what is remembered of deletes.
     """
 
     def __init__(
@@ -58,13 +62,20 @@ class ServingSink(FixedPartitionedSink[list[ServingWrite], bytes]):
         close_wait_s: float = 5.0,
         max_entries: int = 100_000,
         max_bytes: int = 64 << 20,
+        pseudonyms: Pseudonyms = UNSHARED,
     ) -> None:
         self._partitions = partitions
+        self._pseudonyms = pseudonyms
         self._snapshot_wait_s = snapshot_wait_s
         self._close_wait_s = close_wait_s
         self._max_entries = max(1, max_entries // partitions)
         self._max_bytes = max(1, max_bytes // partitions)
-        self._writer = _Writer(url, prefix=prefix, telemetry=telemetry or NoTelemetry())
+        self._writer = _Writer(
+            url,
+            prefix=prefix,
+            telemetry=telemetry or NoTelemetry(),
+            salt=pseudonyms.key_of("redis"),
+        )
 
     def list_parts(self) -> list[str]:
         """Every partition, on every worker; padded, because the engine sorts keys as text."""
@@ -85,7 +96,7 @@ class ServingSink(FixedPartitionedSink[list[ServingWrite], bytes]):
         backlog = Backlog(max_entries=self._max_entries, max_bytes=self._max_bytes)
         if resume_state is not None:
             now = time.monotonic()
-            for write in decode_backlog(resume_state):
+            for write in decode_backlog(_opened(resume_state, self._pseudonyms)):
                 backlog.offer(write, now=now)
         self._writer.add(for_part, backlog)
         return ServingPartition(
@@ -93,6 +104,7 @@ class ServingSink(FixedPartitionedSink[list[ServingWrite], bytes]):
             for_part,
             snapshot_wait_s=self._snapshot_wait_s,
             close_wait_s=self._close_wait_s,
+            pseudonyms=self._pseudonyms,
         )
 
     def close(self) -> None:
@@ -107,9 +119,16 @@ class ServingPartition(StatefulSinkPartition[list[ServingWrite], bytes]):
     """One partition's share of the backlog; its state is what is not written yet."""
 
     def __init__(
-        self, writer: _Writer, part: str, *, snapshot_wait_s: float, close_wait_s: float
+        self,
+        writer: _Writer,
+        part: str,
+        *,
+        snapshot_wait_s: float,
+        close_wait_s: float,
+        pseudonyms: Pseudonyms,
     ) -> None:
         self._writer = writer
+        self._pseudonyms = pseudonyms
         self._part = part
         self._snapshot_wait_s = snapshot_wait_s
         self._close_wait_s = close_wait_s
@@ -119,9 +138,9 @@ class ServingPartition(StatefulSinkPartition[list[ServingWrite], bytes]):
         self._writer.offer(self._part, values)
 
     def snapshot(self) -> bytes:
-        """What is not written yet, after a short wait for it to become nothing."""
+        """What is not written yet, sealed, after a short wait for it to become nothing."""
         self._writer.wait_briefly(self._part, timeout_s=self._snapshot_wait_s)
-        return self._writer.encode(self._part)
+        return _SEALED + self._pseudonyms.seal(self._writer.encode(self._part))
 
     def close(self) -> None:
         """Write what is left, for a bounded time; what remains is in the last snapshot."""
@@ -129,11 +148,21 @@ class ServingPartition(StatefulSinkPartition[list[ServingWrite], bytes]):
         self._writer.remove(self._part)
 
 
+def _opened(state: bytes, pseudonyms: Pseudonyms) -> bytes:
+    if not state.startswith(_SEALED):
+        return state  # as the first release wrote it
+    try:
+        return pseudonyms.open(state[len(_SEALED) :])
+    except SealError as error:
+        raise RecoveryError(f"what waited to be written to Redis: {error}") from error
+
+
 class _Writer:
     """The thread that writes, and the backlogs it writes from; one lock guards them all."""
 
-    def __init__(self, url: str, *, prefix: str, telemetry: Telemetry) -> None:
+    def __init__(self, url: str, *, prefix: str, telemetry: Telemetry, salt: bytes) -> None:
         self._url = url
+        self._salt = salt
         self._client = connect(url)
         self._prefix = prefix
         self._telemetry = telemetry
@@ -275,6 +304,7 @@ class _Writer:
             [entry.write for entry in all_entries],
             prefix=self._prefix,
             ttls_ms=[ttl_left_ms(entry, now=now) for entry in all_entries],
+            salt=self._salt,
         )
         with self._state_changes():
             for part, entries in batch:

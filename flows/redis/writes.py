@@ -2,8 +2,9 @@
 
 Each key is a HASH `{v: version, d: JSON}`, so that a plain `HGET key d` reads it. A write lands
 only if its version is newer than the one there, so writes may be repeated and come in any order:
-that makes retries, replays after a crash and two processes harmless. A delete leaves the version
-behind for its TTL: without it an older write still on its way would resurrect an erased profile.
+that makes retries, replays after a crash and two processes harmless. A delete takes the whole key
+away, because its name holds the profile's id, and leaves the version behind under a keyed hash of
+that name for its TTL: without it an older write still on its way would bring the profile back.
 """
 
 from __future__ import annotations
@@ -21,34 +22,37 @@ Result = Literal["written", "same", "stale", "wrong_type"]
 # numbers are doubles and would confuse neighbours beyond 2^53. An error on one key (another
 # program's list under our name) must not fail its neighbours for ever: pcall, an answer per key.
 _COMPARE_AND_SET: Final = """
+local guards, salt = ARGV[1], ARGV[2]
+local function order_of(version, held)
+  if #version ~= #held then return #version - #held end
+  if version == held then return 0 end
+  return version < held and -1 or 1
+end
 local answers = {}
 for i, key in ipairs(KEYS) do
-  local version, ttl, value = ARGV[3 * i - 2], ARGV[3 * i - 1], ARGV[3 * i]
+  local version, ttl, value = ARGV[3 * i], ARGV[3 * i + 1], ARGV[3 * i + 2]
   local held = redis.pcall('HGET', key, 'v')
-  local order = 1
   if type(held) == 'table' or (held and not string.find(held, '^%d+$')) then
     answers[i] = 3
   else
+    local order, guard = 1, nil
     if held then
-      if #version ~= #held then
-        order = #version - #held
-      elseif version == held then
-        order = 0
-      elseif version < held then
-        order = -1
-      end
+      order = order_of(version, held)
+      if order == 0 and value == '' then order = 1 end
     end
-    if order == 0 and value == '' and redis.call('HEXISTS', key, 'd') == 1 then
-      order = 1
+    if not held or value == '' then
+      guard = guards .. redis.sha1hex(salt .. redis.sha1hex(salt .. key))
+      local erased = redis.call('GET', guard)
+      if erased then order = math.min(order, order_of(version, erased)) end
     end
     if order > 0 then
       if value == '' then
-        redis.call('HDEL', key, 'd')
-        redis.call('HSET', key, 'v', version)
+        redis.call('DEL', key)
+        redis.call('SET', guard, version, 'PX', ttl)
       else
         redis.call('HSET', key, 'v', version, 'd', value)
+        redis.call('PEXPIRE', key, ttl)
       end
-      redis.call('PEXPIRE', key, ttl)
       answers[i] = 0
     elseif order == 0 then
       answers[i] = 1
@@ -97,6 +101,15 @@ def profile_key(profile_id: str, *, prefix: str = "nextbest") -> str:
     return f"{prefix}:profile:{profile_id}"
 
 
+def guard_prefix(*, prefix: str = "nextbest") -> str:
+    """What the keys begin with that remember deletes; a keyed hash follows.
+
+    >>> guard_prefix()
+    'nextbest:erased:'
+    """
+    return f"{prefix}:erased:"
+
+
 def key_of(write: ServingWrite, *, prefix: str = "nextbest") -> str:
     """The Redis key that a write goes to."""
     if write.kind == "decision":
@@ -110,15 +123,17 @@ def compare_and_set(
     *,
     prefix: str = "nextbest",
     ttls_ms: Sequence[int] | None = None,
+    salt: bytes = b"",
 ) -> list[Result]:
     """Write a batch in one round trip; the answer to each write, in order.
 
     Each key may appear once in a batch. `ttls_ms` replaces the writes' own times to live (at least
-    1 ms each). Raises redis.RedisError where Redis cannot be reached or
-    refuses the script; then some of the batch may have been written, and it may be sent again.
+    1 ms each). `salt` keys the hashes under which deletes are remembered. Raises redis.RedisError
+    where Redis cannot be reached or refuses the script; then some of the batch may have been
+    written, and it may be sent again.
     """
     keys = [key_of(write, prefix=prefix) for write in writes]
-    arguments: list[bytes | str | int] = []
+    arguments: list[bytes | str | int] = [guard_prefix(prefix=prefix), salt]
     for write, ttl_ms in zip(writes, ttls_ms or [max(1, w.ttl_ms) for w in writes], strict=True):
         arguments += (write.version, ttl_ms, write.value or b"")
     return [_ANSWERS[answer] for answer in run_script(client, _COMPARE_AND_SET, keys, arguments)]

@@ -17,8 +17,9 @@ from bytewax.inputs import AbortExecution, FixedPartitionedSource, StatefulSourc
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from flows.engine import run_flow
-from flows.personalize import Core, Outlet, StreamName, personalize
+from flows.personalize import Core, Outlet, personalize
 from flows.recovery import init_store
+from flows.streams import StreamName
 from operators.decode import Decoder
 from operators.outputs import Record
 from operators.parameters import LocalParameters

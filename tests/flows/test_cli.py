@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 
 from flows.cli import main
 from flows.personalize import DEFAULT_SHARDS
-from flows.replay import FILES
 from tests.flows.live_flow import ROOT, command, environment
+from tests.flows.test_replay import ALWAYS
 from tests.servers.kafka import RunningKafka
 from tests.servers.process import free_ports
 
@@ -116,7 +116,7 @@ def test_replay_prints_the_accounting_identity(tmp_path: Path) -> None:
     identity = "events read 20 = used 15 + suppressed 0 + duplicates 1 + late 1 + dead letters 3"
     assert identity in said
     assert "BROKEN" not in said
-    assert {path.name for path in out.iterdir()} == {*FILES.values(), "report.html"}
+    assert {path.name for path in out.iterdir()} == {*ALWAYS, "report.html"}
 
 
 def test_replay_takes_the_number_of_shards_of_the_flow_whose_log_it_is(tmp_path: Path) -> None:

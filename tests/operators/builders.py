@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from operators.arrival import Arrived
+from operators.arrival import LIVE, Arrived
 from operators.decide import Decide
 from operators.decode import Decoder
 from operators.ids import shard_of
@@ -107,8 +107,10 @@ def arrived(
         "partition": 0,
         "context": {},
         "properties": {},
+        "mode": LIVE,
     }
-    return Arrived(**{**blank, **fields})
+    made = {**blank, **fields}
+    return Arrived(**{**made, "raw_id": made["raw_id"] or made["profile_id"]})
 
 
 def request(placement: str = "home", **fields: Any) -> Arrived:

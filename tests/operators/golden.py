@@ -14,7 +14,8 @@ import orjson
 
 from operators.arrival import Arrived
 from operators.plan import Plan
-from operators.shard import VERSION, Shard
+from operators.shard import Shard
+from operators.shard_state import VERSION
 from schemas.time import HOUR, MINUTE
 from tests.operators.builders import (
     T0,

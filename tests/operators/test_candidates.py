@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.candidates import Candidates, Eligibility, reached
-from operators.conditions import Context
+from operators.moment import Context, Moment
 from operators.plan import Plan
 from operators.profile import Profile
 from schemas.catalogue import Cap, Content
@@ -47,7 +47,7 @@ def _narrow(
     placement: str = "home",
 ) -> Candidates:
     eligibility = Eligibility(of.placements[placement], of.contents)
-    found = eligibility.narrow(person or profile(), at, context or {}, asked=asked)
+    found = eligibility.narrow(person or profile(), Moment(at, context or {}), asked=asked)
     assert found.considered == len(found.positions) + sum(found.rejections.values())
     assert all(number > 0 for number in found.rejections.values())
     return found
@@ -94,7 +94,7 @@ def test_the_remembered_season_never_differs_from_the_schedule(
     # One and the same Eligibility, with moments in any order: profiles' clocks differ.
     eligibility = Eligibility(of.placements["home"], of.contents)
     for moment in moments:
-        found = eligibility.narrow(profile(), T0 + moment * HOUR, {}, asked=None)
+        found = eligibility.narrow(profile(), Moment(T0 + moment * HOUR), asked=None)
         assert _ids(of, found) == [
             f"c{i}" for i, (start, length) in enumerate(spans) if start <= moment < start + length
         ]

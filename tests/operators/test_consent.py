@@ -90,7 +90,7 @@ def test_the_newest_statement_holds_and_of_two_the_refusal(
         if said:
             newest = max(at for at, _ in said)
             expected = all(granted for at, granted in said if at == newest)
-            assert held.consent[purpose] == (expected, newest)
+            assert held.consent[purpose] == (expected, newest, 0)
 
 
 def test_an_older_dated_grant_never_overrides_a_newer_withdrawal() -> None:
@@ -166,7 +166,7 @@ def test_a_withdrawal_forgets_what_was_observed_and_keeps_what_was_stated() -> N
     assert (left.signals, left.attributes, left.shown) == ({}, {}, {})
     assert (left.pending, left.last) == ([], {})
     assert set(left.hidden) == {"c:c2"}
-    assert left.consent["ads"] == (False, T0 + 2 * MINUTE)
+    assert left.consent["ads"] == (False, T0 + 2 * MINUTE, 0)
 
 
 def test_whoever_withdraws_is_in_no_segment_from_then_on() -> None:

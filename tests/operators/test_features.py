@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.conditions import Context
 from operators.features import Hashes, content_cells, content_features, crossed_cells, number_bin
 from operators.ids import hash32
+from operators.moment import Context
 from operators.plan import Plan
 from operators.profile import Profile
 from schemas.policy import Sensitive

@@ -15,7 +15,7 @@ from operators.learn import Learner, model_of
 from operators.outputs import Example
 from operators.parameters import ParameterSet
 from operators.plan import Plan
-from operators.shard import StateError
+from operators.shard_state import StateError
 from tests.operators.builders import content, contents, placement_policy, plan
 from tests.operators.decision_builders import (
     all_positions,

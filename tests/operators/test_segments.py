@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.arrival import Arrived
+from operators.moment import Moment
 from operators.outputs import Record
-from operators.plan import Plan, segment_order
+from operators.plan import Plan
 from operators.profile import FAR
+from operators.segment_plan import segment_order
 from operators.segments import pass_time, update_segments
 from operators.shard import Shard
 from schemas.decisions import SegmentChange
@@ -95,10 +97,8 @@ def truly_in(events: list[Arrived], at: int) -> set[str]:
     for event in events:
         if event.occurred_ms <= at:
             for signal in of.signals_of.get(event.type, ()):
-                state = signal.kind.add(fresh.signals.get(signal.slot), event, None)
-                if state is not None:
-                    fresh.signals[signal.slot] = state
-    update_segments(fresh, of, at, "naive")
+                signal.add(fresh.signals, event, None)
+    update_segments(fresh, of, Moment(at), "naive")
     return set(fresh.segments)
 
 
@@ -148,8 +148,8 @@ def test_a_segment_is_left_when_its_window_has_passed_and_time_is_the_cause() ->
     entered, left = [c for c in changes_of(seen, until=T0 + DAY) if c["segment"] == "active"]
     assert (entered["direction"], entered["cause"]) == ("entered", seen[1].event_id)
     assert (left["direction"], left["cause"]) == ("left", "timer")
-    # Two buckets of a 64th each is the stated resolution.
-    assert T0 + HOUR - 2 * HOUR // 64 <= at_of(left) <= T0 + HOUR
+    assert at_of(left) == T0 + HOUR
+    assert left["entered_at"] == entered["changed_at"]
 
 
 def test_segments_are_evaluated_after_those_they_need() -> None:
@@ -159,21 +159,23 @@ def test_segments_are_evaluated_after_those_they_need() -> None:
 
 def test_a_segment_that_is_gone_from_the_policy_is_left() -> None:
     held = profile()
-    held.signals.clear()
     held.segments["retired"] = T0 - DAY
-    changes = update_segments(held, compiled(), T0, "e1")
-    assert ("retired", "left") in [(c["segment"], c["direction"]) for c in changes]
+    changes = update_segments(held, compiled(), Moment(T0), "e1")
+    left = [
+        (c["segment"], c["direction"], c["cause"], c["rule"]) for c in changes if c["entered_at"]
+    ]
+    assert left == [("retired", "left", "policy", "no longer declared")]
     assert "retired" not in held.segments
-    again = update_segments(held, compiled(), T0, "e2")
+    again = update_segments(held, compiled(), Moment(T0), "e2")
     assert again == []
 
 
 def test_a_profile_without_a_deadline_has_no_timer() -> None:
     held = profile()
     plain = plan(policy())
-    assert update_segments(held, plain, T0, "e1") == []
+    assert update_segments(held, plain, Moment(T0), "e1") == []
     assert held.segment_deadline() == FAR
-    assert pass_time(held, plain, T0 + 400 * DAY) == []
+    assert pass_time(held, plain, Moment(T0 + 400 * DAY)) == []
 
 
 def test_a_control_event_from_the_past_does_not_turn_time_back() -> None:
@@ -214,6 +216,6 @@ def test_an_event_that_goes_by_two_names_counts_once() -> None:
         machine.process(shard_batch([arrived(kind, feedback="like", properties={"tag": "red"})]))
     held = machine.look(USER)
     assert held is not None
-    count, liking = [held.signals[signal.slot] for signal in of.signals]
-    assert sum(count.values()) == 2_000_000
-    assert liking[1] == {"red": 5.0}
+    said, liked = of.signals
+    assert said.value(held.signals, T0) == 2
+    assert liked.value(held.signals, T0, "red") == 5

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.arrival import Arrived
+from operators.arrival import Arrived, group_by_shard
 from operators.decide import Decide
 from operators.outputs import Outputs
 from operators.parameters import LocalParameters
 from operators.plan import Plan
 from operators.profile import Profile
-from operators.shard import Shard, ShardBatch, StateError, group_by_shard, restored
+from operators.shard import Shard, ShardBatch, restored
+from operators.shard_state import StateError
 from schemas.decisions import Late
 from schemas.time import DAY, HOUR, MINUTE, SECOND, to_millis
 from tests.operators.builders import (
@@ -84,8 +85,9 @@ def views(held: Shard, profile_id: str = USER) -> float:
     of = held.decide.plan
     (signal,) = [s for s in of.signals if s.name == "views"]
     found = kept(held, profile_id)
-    assert not isinstance(signal.kind, type(None))
-    return signal.kind.value(found.signals.get(signal.slot), found.now_ms)  # type: ignore[union-attr]
+    value = signal.value(found.signals, found.now_ms)
+    assert isinstance(value, float)
+    return value
 
 
 # Duplicates.
@@ -340,10 +342,24 @@ def test_an_erasure_dated_between_a_profiles_events_erases_it() -> None:
 def test_a_redelivered_erasure_spares_a_profile_that_came_back_after_it() -> None:
     held = machine()
     run(held, arrived())
-    run(held, arrived("erasure_requested", at=T0 + SECOND))
+    request_id = "the same request, long after it"
+    run(held, arrived("erasure_requested", event_id=request_id, at=T0 + SECOND))
+    run(held, arrived(at=T0 + 30 * DAY))
+    later = resumed(held)
+    again = arrived(
+        "erasure_requested", event_id=request_id, at=T0 + SECOND, watermark=T0 + 30 * DAY
+    )
+    out = run(later, again)
+    assert views(later) == 1
+    assert out.receipts == []
+
+
+def test_an_erasure_applies_on_arrival_whatever_its_date() -> None:
+    held = machine()
     run(held, arrived(at=T0 + HOUR))
-    run(held, arrived("erasure_requested", at=T0 + SECOND, watermark=T0 + HOUR))
-    assert views(held) == 1
+    out = run(held, arrived("erasure_requested", at=T0, watermark=T0 + HOUR))
+    assert held.look(USER) is None
+    assert [receipt["found"] for receipt in out.receipts] == [True]
 
 
 def test_a_profile_that_comes_back_has_a_newer_version_than_its_erasure() -> None:
