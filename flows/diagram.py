@@ -1,8 +1,9 @@
 """Which named steps does the flow have, and how are they joined? The diagram of the README.
 
 It is read off the dataflow that `flows.personalize` builds, so it cannot say what the code does
-not do. Steps that only reshape items are drawn as the arrow they are part of. The one edge that no
-dataflow can hold, since it has no cycles, is added by name: parameters, read by `decide`.
+not do. Steps that only reshape items are drawn as the arrow they are part of. Drawn is the flow of a
+policy without optional sections. The one edge that no dataflow can hold, since it has no cycles, is
+added by name: parameters, read by `decide`.
 
     python -m flows.diagram
 """
@@ -30,10 +31,14 @@ OUTLETS: Final[tuple[StreamName, ...]] = (
     "segment-changes",
     "outcomes",
     "late",
+    "erasures",
     "dead-letters",
     "parameters",
 )
-_RESHAPING: Final = frozenset({"activations", "sets", "examples", "serve"})
+"""What every policy has; other streams come from steps that an optional section adds."""
+_RESHAPING: Final = frozenset(
+    {"activations", "examples", "learned", "given", "sets", "reports", "taken", "serve"}
+)
 _SAYS: Final = {
     "events": "events",
     "decode": "decode: event or dead letter",
@@ -41,6 +46,7 @@ _SAYS: Final = {
     "decide": "decide, one state per shard: consent, signals, segments, attribution, choice",
     "learn": "learn, one state per model: weights by reward kind",
     "serving": "Redis: newest decisions and profiles",
+    "erasures": "erasures: receipts",
 }
 
 

@@ -4,6 +4,8 @@ What decides is in `operators.links`, `operators.identify` and `operators.duplic
 
     decoded -> identities -+-> links (one key: who is linked to whom) -+-> identify (keyed by group)
                            +-------------------------------------------+
+                                                                       |
+                        each batch as one again <- gather (by source partition)
     activations -> evidence -> duplicates (keyed by block group) -> suggestions
 """
 
@@ -21,6 +23,7 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 from operators import duplicates
 from operators.decode import Decoded
 from operators.duplicates import Contact, DuplicateGroup, Evidence, evidence_of, restored_duplicates
+from operators.gather import Gather, Gathered
 from operators.identify import GroupBatch, Identified, IdentityGroup, restored_group, split
 from operators.links import LINKS_KEY, GroupUpdates, LinkBatch, LinkGraph, Routing
 from operators.outputs import Record
@@ -32,6 +35,7 @@ IDENTITY_CROSSING: Final[tuple[type, ...]] = (
     LinkBatch,
     GroupBatch,
     GroupUpdates,
+    Identified,
     Routing,
     Contact,
     Evidence,
@@ -55,8 +59,8 @@ def identify_step(
     shards: int,
     seal: Seal,
     count_outcome: Count = lambda _outcome, _n: None,
-) -> Stream[Identified]:
-    """Events under their canonical ids: for each batch one item of every identity group."""
+) -> Stream[Gathered]:
+    """Each batch of the source again, its events under their canonical ids."""
     running = count()
 
     def build_links(resume: bytes | None) -> LinksLogic:
@@ -81,7 +85,11 @@ def identify_step(
     )
     joined: KeyedStream[GroupBatch | GroupUpdates] = op.merge("identify-merge", events, told)
     identified = op.stateful_batch("identify", joined, build_group)
-    return op.map("identified", identified, lambda keyed: keyed[1])
+    parts: KeyedStream[Identified] = op.map(
+        "identified", identified, lambda keyed: (_batch_key(keyed[1]), keyed[1])
+    )
+    gathered = op.stateful_batch("gather", parts, GatherLogic)
+    return op.map("gathered", gathered, lambda keyed: keyed[1])
 
 
 def suggest_step(
@@ -180,6 +188,22 @@ class IdentityLogic(StatefulBatchLogic[GroupBatch | GroupUpdates, Identified, by
         return self._group.snapshot()
 
 
+class GatherLogic(StatefulBatchLogic[Identified, Gathered, None]):
+    """The parts of the batches of one source partition; between two epochs it holds nothing."""
+
+    def __init__(self, _resume: None) -> None:
+        self._gather = Gather()
+
+    def on_batch(self, values: list[Identified]) -> tuple[Iterable[Gathered], bool]:
+        """Every batch that is complete now, in order; never discarded."""
+        complete = [batch for part in values if (batch := self._gather.add(part)) is not None]
+        return complete, StatefulBatchLogic.RETAIN
+
+    def snapshot(self) -> None:
+        """Nothing: an epoch closes when all parts of its batches are in."""
+        assert not self._gather.waiting, "an epoch closed over a batch that is not complete"
+
+
 class DuplicatesLogic(StatefulBatchLogic[tuple[int, Evidence], Record, bytes]):
     """One block group of the search for duplicates."""
 
@@ -216,6 +240,10 @@ def _changes(parts: _Split) -> list[tuple[str, LinkBatch]]:
 
 def _group_key(group: int) -> str:
     return f"i{group}"
+
+
+def _batch_key(part: Identified) -> str:
+    return f"b{part.batch[0]}"
 
 
 def _pass_on(counts: Counter[str], count_outcome: Count) -> None:

@@ -32,7 +32,7 @@ from flows.telemetry import NoTelemetry, Telemetry
 from operators.arrival import Arrived, group_by_shard
 from operators.decide import Adopt, Decide
 from operators.decode import Decoded, Decoder
-from operators.identify import Identified
+from operators.gather import Gathered
 from operators.ids import shard_key
 from operators.outputs import Outputs
 from operators.parameters import Parameters
@@ -190,7 +190,7 @@ def _decode(core: Core, batch: RawBatch) -> Decoded:
 
 
 def _route(
-    arrived: list[Arrived], progress: Decoded | Identified, core: Core, everybody: bool
+    arrived: list[Arrived], progress: Decoded | Gathered, core: Core, everybody: bool
 ) -> list[tuple[str, ShardBatch]]:
     grouped = group_by_shard(arrived, shards=core.shards)
     watermarks = progress.watermarks

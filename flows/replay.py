@@ -103,8 +103,7 @@ def run_lockstep(
 
     lockstep = Lockstep(
         observed,
-        # Every identity group sends every shard its part of every batch.
-        shards=core.shards * plan.groups,
+        shards=core.shards,
         models=learner_count(plan),
         parameters=parameters,
     )

@@ -141,13 +141,18 @@ class Decide:
 
     def pass_time(self, profile: Profile, until_ms: int, *, since: Since, out: Outputs) -> bool:
         """Let everything due by an instant happen; True where others may see the difference."""
-        plan = self.plan
-        changes = pass_time(profile, plan, self.moment(until_ms, since=since))
-        profile.version += len(changes)
-        out.changes += changes
-        close_windows(profile, until_ms, out=out)
-        self._cases.close(profile, until_ms, out.labelled)
-        return bool(changes)
+        changed = False
+        while True:
+            # One instant after the other: a case must not see what time changed after it.
+            now_ms = min(profile.deadline(), until_ms)
+            changes = pass_time(profile, self.plan, self.moment(now_ms, since=since))
+            profile.version += len(changes)
+            out.changes += changes
+            changed = changed or bool(changes)
+            close_windows(profile, now_ms, out=out)
+            self._cases.close(profile, now_ms, out.labelled)
+            if now_ms >= until_ms:
+                return changed
 
     def adopt_policy(self, profile: Profile, now_ms: int, *, since: Since, out: Outputs) -> bool:
         """Evaluate a profile anew that was last evaluated under another policy.

@@ -47,6 +47,7 @@ class Decoded:
     unknown_fields: int
     watermarks: tuple[tuple[int, int], ...]
     partitions: int
+    partition: int = 0
 
 
 @dataclass(slots=True)
@@ -99,7 +100,14 @@ class Decoder:
                         record.headers,
                     )
                 )
-        return Decoded(arrived, dead, unknown, self._watermarks(batch, clock), batch.partitions)
+        return Decoded(
+            arrived,
+            dead,
+            unknown,
+            self._watermarks(batch, clock),
+            batch.partitions,
+            batch.partition,
+        )
 
     def _watermarks(self, batch: RawBatch, clock: _Clock) -> tuple[tuple[int, int], ...]:
         lateness = self.time.allowed_lateness

@@ -34,28 +34,31 @@ VERSION: Final = 1
 
 
 class GroupBatch(NamedTuple):
-    """What a source batch holds for one identity group.
+    """What a source batch holds for one identity group, with the events' places in that batch.
 
-    Where it `awaits` the updates of a batch, `places` are the events' places in that batch.
+    `awaits` says that the batch changes who is who, so that its updates are awaited.
     """
 
     group: int
+    batch: BatchId
     events: list[Arrived]
     places: list[int]
     watermarks: tuple[tuple[int, int], ...]
     partitions: int
-    awaits: BatchId | None
+    awaits: bool
 
 
 class Identified(NamedTuple):
-    """What one group makes of one source batch, for DECIDE.
+    """What one group makes of one source batch, with the places at which it belongs there.
 
-    Every group is a source of its own: partition p as group g sees it is source p * GROUPS + g, so
-    that no event is late because another group was faster.
+    `operators.gather` puts the parts of all groups together, so that no event is late, and none is
+    early, because another group was faster.
     """
 
     group: int
+    batch: BatchId
     events: list[Arrived]
+    places: list[int]
     watermarks: tuple[tuple[int, int], ...]
     partitions: int
     counts: Counter[str]
@@ -88,15 +91,16 @@ def split(decoded: Decoded, running: int) -> tuple[LinkBatch | None, list[GroupB
         places[group].append(place)
         if event.type in CHANGES:
             changes.append((place, event))
-    awaits = (changes[0][1].partition, running) if changes else None
-    return None if awaits is None else LinkBatch(awaits, changes), [
+    batch = (decoded.partition, running)
+    return LinkBatch(batch, changes) if changes else None, [
         GroupBatch(
             group,
+            batch,
             events[group],
-            places[group] if changes else [],
+            places[group],
             decoded.watermarks,
             decoded.partitions,
-            awaits,
+            bool(changes),
         )
         for group in range(GROUPS)
     ]
@@ -108,8 +112,7 @@ def seen_as(event: Arrived) -> str:
         return event.event_id
     if event.mode == HISTORY:
         return carried_as(event)
-    # Several groups erase one profile, each after what it sent before: none is a repetition.
-    return f"{event.event_id}|{event.profile_id}|{event.partition}"
+    return f"{event.event_id}|{event.profile_id}|outcome"
 
 
 def carried_as(event: Arrived) -> str:
@@ -152,45 +155,47 @@ class IdentityGroup:
             self._waiting.append(item)
         done = []
         while self._waiting:
-            awaits = self._waiting[0].awaits
-            if awaits is not None and awaits not in self._updates:
+            first = self._waiting[0]
+            if first.awaits and first.batch not in self._updates:
                 break
-            routings = [] if awaits is None else self._updates.pop(awaits).routings
+            routings = self._updates.pop(first.batch).routings if first.awaits else []
             done.append(self._identify(self._waiting.popleft(), routings))
         return done
 
     def _identify(self, batch: GroupBatch, routings: list[tuple[int, Routing]]) -> Identified:
         self._partitions = max(self._partitions, batch.partitions)
         out: list[Arrived] = []
+        places: list[int] = []
         counts: Counter[str] = Counter()
         ahead = deque(routings)
-        for position, event in enumerate(batch.events):
-            while ahead and ahead[0][0] <= batch.places[position]:
-                self._reroute(ahead.popleft()[1], out, counts)
+        for place, event in zip(batch.places, batch.events, strict=True):
+            while ahead and ahead[0][0] <= place:
+                at, routing = ahead.popleft()
+                self._reroute(routing, out, counts)
+                places += [at] * (len(out) - len(places))
             self._advance(event.partition, event.watermark_ms)
             self._one(event, out, counts)
-        for _, routing in ahead:
+            places += [place] * (len(out) - len(places))
+        for at, routing in ahead:
             self._reroute(routing, out, counts)
+            places += [at] * (len(out) - len(places))
         for partition, watermark in batch.watermarks:
             self._advance(partition, watermark)
         self._histories.sweep(self.watermark_ms, counts)
-        watermarks = tuple((self._source(p), at) for p, at in batch.watermarks)
-        return Identified(self.number, out, watermarks, batch.partitions * GROUPS, counts)
-
-    def _source(self, partition: int) -> int:
-        return partition * GROUPS + self.number
+        return Identified(
+            self.number, batch.batch, out, places, batch.watermarks, batch.partitions, counts
+        )
 
     def _one(self, event: Arrived, out: list[Arrived], counts: Counter[str]) -> None:
         route = self._routes.get(event.raw_id)
-        partition = self._source(event.partition)
         if event.type == "erasure_requested":
             # Under the id as sent, linked or not: a redelivery then meets the shard that knows it.
-            out.append(event._replace(partition=partition))
+            out.append(event)
             return
         canonical, aliases = route or (event.raw_id, ())
         if canonical == event.raw_id == event.anonymous_id:
             self._histories.hold(event, self.watermark_ms, counts)
-        out.append(event._replace(profile_id=canonical, partition=partition))
+        out.append(event._replace(profile_id=canonical))
         if not aliases:
             return
         made_in = None if event.decision_id is None else _shard_in(event.decision_id)
@@ -205,7 +210,6 @@ class IdentityGroup:
         """An event for another profile; it says nothing about how far its source has come."""
         return event._replace(
             profile_id=profile_id,
-            partition=self._source(event.partition),
             watermark_ms=NEVER,
             mode=mode,
         )
@@ -242,7 +246,7 @@ class IdentityGroup:
             # The clock of the link: a profile that begins with history is newer than one erased.
             routing.cause.received_ms,
             NEVER,
-            self.number,
+            routing.cause.partition,
             held.content_id,
             held.placement,
             held.decision_id,

@@ -26,7 +26,6 @@ from operators.features import (
     content_features,
 )
 from operators.ids import hash32
-from operators.links import GROUPS
 from operators.predict import CompiledPrediction, compile_predictions
 from operators.score import Indices, Scores
 from operators.segments import CompiledSegment, SegmentIndex, compile_segments, index_segments
@@ -135,11 +134,6 @@ class Plan:
     def suggest(self) -> Suggest | None:
         """What duplicates are looked for by; None: they are not."""
         return None if self.policy.identity is None else self.policy.identity.suggest
-
-    @property
-    def groups(self) -> int:
-        """Into how many sources of watermarks the identify step splits a partition."""
-        return 1 if self.policy.identity is None else GROUPS
 
     placements: dict[str, CompiledPlacement]
     triggered_by: dict[str, tuple[str, ...]]

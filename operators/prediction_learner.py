@@ -27,7 +27,7 @@ from operators.outputs import Labelled, Record
 from operators.parameters import ParameterSet, parameter_set
 from operators.predict_plan import head_of, model_of_prediction
 from operators.prediction_report import measure
-from operators.prediction_tests import Tests, TestsWire
+from operators.prediction_tests import RecentTests, RecentTestsWire
 from operators.shard_state import StateError
 from schemas.decisions import SCHEMA_VERSION
 from schemas.policy import Policy
@@ -70,7 +70,7 @@ class _Wire(msgspec.Struct, array_like=True):
     second: bytes
     intercept: float
     waited: int
-    tests: TestsWire
+    tests: RecentTestsWire
 
 
 class PredictionLearner:
@@ -101,7 +101,7 @@ class PredictionLearner:
         self._drifts = 0
         self._drifted = False
         self._faster_left = 0
-        self._tests = Tests()
+        self._tests = RecentTests()
         self._detector = _detector(())
         self._river = self._fresh()
 
@@ -255,7 +255,7 @@ class PredictionLearner:
         if (wire.head, wire.bits) != (self._head, self._policy.bits):
             return None
         try:
-            tests = Tests.restored(wire.tests)
+            tests = RecentTests.restored(wire.tests)
         except ValueError as error:
             raise StateError(f"a prediction's state is damaged: {error}") from error
         self._first_ms = None if wire.first_ms < 0 else wire.first_ms

@@ -20,7 +20,7 @@ TESTS: Final = 4_000
 _A_DAY: Final = 1_000
 
 
-class TestsWire(msgspec.Struct, array_like=True):
+class RecentTestsWire(msgspec.Struct, array_like=True):
     """The tests as bytes (float32) and numbers."""
 
     predicted: bytes
@@ -32,7 +32,7 @@ class TestsWire(msgspec.Struct, array_like=True):
     passed: int
 
 
-class Tests:
+class RecentTests:
     """A bounded sample of tests, the newest days last; single precision is enough for figures.
 
     `fed` of them belong to days that are over. Of the running day every `stride`-th is kept.
@@ -94,9 +94,9 @@ class Tests:
         pairs = zip(self._predicted[-TESTS:], self._labels[-TESTS:], strict=True)
         return [(predicted, label) for predicted, label in pairs if predicted >= 0]
 
-    def wire(self) -> TestsWire:
+    def wire(self) -> RecentTestsWire:
         """Everything, to be given to `restored`."""
-        return TestsWire(
+        return RecentTestsWire(
             self._predicted.tobytes(),
             self._labels.tobytes(),
             self._losses.tobytes(),
@@ -107,7 +107,7 @@ class Tests:
         )
 
     @classmethod
-    def restored(cls, wire: TestsWire) -> Tests:
+    def restored(cls, wire: RecentTestsWire) -> RecentTests:
         """The tests that `wire` gave; raises ValueError where the parts do not fit together."""
         tests = cls()
         tests._predicted.frombytes(wire.predicted)

@@ -338,7 +338,6 @@ class Shard:
             slots=sorted(self.decide.plan.slots),
             since=dict(sorted(self._since.items())),
             erased=dict(sorted(self._erased.items())),
-            groups=self.decide.plan.groups,
         )
         return encode_shard(wire, self.pseudonyms)
 
@@ -359,10 +358,8 @@ class Shard:
             )
         plan = self.decide.plan
         self._cold = wire.profiles
-        if wire.groups == plan.groups:
-            # Otherwise sources are numbered anew: the shard's own watermark is what remains.
-            self._watermarks = wire.watermarks
-            self._partitions = wire.partitions
+        self._watermarks = wire.watermarks
+        self._partitions = wire.partitions
         self._swept_day = wire.swept_day
         self._seen_by_bucket = wire.seen
         self._seen = {identity for ids in wire.seen.values() for identity in ids}

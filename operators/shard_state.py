@@ -33,7 +33,6 @@ class ShardWire(msgspec.Struct, array_like=True):
 
     `slots` are the signals that were watched, `since` tells of those watched from some instant on;
     `erased` holds the hashes of the erasure requests that were carried out, with their dates.
-    `groups` is into how many sources of watermarks each partition was split (`operators.identify`).
     """
 
     shard: int
@@ -48,7 +47,6 @@ class ShardWire(msgspec.Struct, array_like=True):
     slots: list[int]
     since: dict[int, int]
     erased: dict[int, int]
-    groups: int = 1
 
 
 def encode_shard(wire: ShardWire, pseudonyms: Pseudonyms) -> bytes:

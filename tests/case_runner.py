@@ -17,6 +17,7 @@ import orjson
 from operators.arrival import group_by_shard
 from operators.decide import Decide
 from operators.decode import Decoded, Decoder
+from operators.gather import Gather, Gathered
 from operators.identify import Identified, IdentityGroup, split
 from operators.links import GROUPS, LinkGraph
 from operators.parameters import LocalParameters
@@ -165,9 +166,15 @@ class _Families:
             for number in range(GROUPS)
         ]
         self._batches = count()
+        self._gather = Gather()
 
-    def identified(self, decoded: Decoded) -> Iterator[Identified]:
-        """What every group makes of a batch."""
+    def identified(self, decoded: Decoded) -> Iterator[Gathered]:
+        """What the groups make of a batch, together again."""
+        for part in self._parts(decoded):
+            if (gathered := self._gather.add(part)) is not None:
+                yield gathered
+
+    def _parts(self, decoded: Decoded) -> Iterator[Identified]:
         links, batches = split(decoded, next(self._batches))
         for batch in batches:
             yield from self._groups[batch.group].process(batch)

@@ -251,6 +251,8 @@ SECTION_STEPS: Final = {
     "nextbest.identify-merge": "merge",
     "nextbest.identify": "stateful_batch",
     "nextbest.identified.flat_map_batch": "flat_map_batch",
+    "nextbest.gather": "stateful_batch",
+    "nextbest.gathered.flat_map_batch": "flat_map_batch",
     "nextbest.contacts.flat_map_batch": "flat_map_batch",
     "nextbest.evidence.flat_map_batch": "flat_map_batch",
     "nextbest.duplicates": "stateful_batch",

@@ -202,7 +202,7 @@ def test_linked_ids_lead_to_one_profile_and_are_exported(tmp_path: Path) -> None
     store_row(store, "nextbest.links", LINKS_KEY, graph.snapshot())
     anonymous = arrived("view", profile_id="device-2", raw_id="device-2", anonymous_id="device-2")
     group = IdentityGroup(group_of("device-2"), Identity(), Consent(), shards=SHARDS, seal=seal)
-    batch = GroupBatch(group.number, [anonymous], [], ((0, T0 - MINUTE),), 1, None)
+    batch = GroupBatch(group.number, (0, 2), [anonymous], [0], ((0, T0 - MINUTE),), 1, False)
     group.process(batch)
     store_row(store, "nextbest.identify", f"i{group.number}", group.snapshot())
 

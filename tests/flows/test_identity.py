@@ -22,7 +22,7 @@ from flows.recovery import init_store
 from operators.arrival import HISTORY, LIVE, Arrived
 from operators.decode import Decoded
 from operators.duplicates import Contact
-from operators.identify import Identified
+from operators.gather import Gather, Gathered
 from operators.ids import shard_of
 from operators.links import GROUPS
 from operators.outputs import Outputs, Record
@@ -78,11 +78,9 @@ class IdentityFlow:
         self.counts: Counter[str] = Counter()
         init_store(store, partitions=1)
 
-    def run(
-        self, *, abort_at: int | None = None, epoch: timedelta = EACH_BATCH
-    ) -> list[Identified]:
+    def run(self, *, abort_at: int | None = None, epoch: timedelta = EACH_BATCH) -> list[Gathered]:
         reader = decoder(policy())
-        out: list[Identified] = []
+        out: list[Gathered] = []
         flow = Dataflow("nextbest")
         batches = op.input("events", flow, LogSource(log(), abort_at=abort_at))
         read: Stream[Decoded] = op.map("decode", batches, reader.decode)
@@ -116,10 +114,10 @@ class IdentityFlow:
 @pytest.fixture(scope="module")
 def uninterrupted(
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[list[Identified], IdentityFlow]:
+) -> tuple[list[Gathered], IdentityFlow]:
     flow = IdentityFlow(tmp_path_factory.mktemp("uninterrupted") / "store")
     out = flow.run()
-    assert len(out) == BATCHES * GROUPS
+    assert len(out) == BATCHES
     # The log shows something of everything that could go wrong.
     assert {"linked", "repeated", "carried", "erased"} <= set(flow.counts)
     modes = Counter(e.mode for identified in out for e in identified.events)
@@ -130,22 +128,22 @@ def uninterrupted(
 
 @pytest.mark.parametrize("second", range(1, BATCHES + 1))
 def test_whatever_aborts_come_each_batch_gives_what_it_gave(
-    uninterrupted: tuple[list[Identified], IdentityFlow], tmp_path: Path, second: int
+    uninterrupted: tuple[list[Gathered], IdentityFlow], tmp_path: Path, second: int
 ) -> None:
     expected, usual = uninterrupted
     for first in sorted({0, second // 2, second - 1}):
         flow = IdentityFlow(tmp_path / f"store-{first}")
         # Up to `first` every batch is in a snapshot; from there to `second` nothing is.
         out = flow.run(abort_at=first)
-        assert out == expected[: first * GROUPS]
+        assert out == expected[:first]
         again = flow.run(abort_at=second, epoch=NEVER)
-        assert again == expected[first * GROUPS : second * GROUPS]
-        assert flow.run() == expected[first * GROUPS :]
+        assert again == expected[first:second]
+        assert flow.run() == expected[first:]
         assert flow.state() == usual.state()
 
 
 def test_no_id_can_be_read_in_the_store(
-    uninterrupted: tuple[list[Identified], IdentityFlow],
+    uninterrupted: tuple[list[Gathered], IdentityFlow],
 ) -> None:
     state = uninterrupted[1].state()
     assert ("nextbest.links", "links") in state
@@ -186,13 +184,15 @@ class Behind:
     def __init__(self, of: Plan) -> None:
         assert of.policy.identity is not None
         self.world = World(of.policy.identity, of.policy.consent)
+        self.gather = Gather()
         self.shards = [shard(of, number=n, shards=SHARDS) for n in range(SHARDS)]
         self.counts: Counter[str] = Counter()
         self.facts: Counter[tuple[str, ...]] = Counter()
         self.decisions: list[Record] = []
 
     def give(self, *events: Arrived) -> None:
-        for identified in self.world.feed(decoded(events)):
+        parts = map(self.gather.add, self.world.feed(decoded(events)))
+        for identified in filter(None, parts):
             for held in self.shards:
                 mine = [
                     e

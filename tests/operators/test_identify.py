@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from operators.arrival import HISTORY, LIVE, OUTCOME, Arrived
 from operators.decode import NEVER
+from operators.gather import Gather, Gathered
 from operators.history import MOST_EVENT_BYTES
 from operators.identify import GroupBatch, Identified, carried_as, restored_group, seen_as, split
 from operators.ids import decision_id, shard_of
@@ -111,18 +112,32 @@ def test_a_link_takes_effect_at_its_place_in_the_batch() -> None:
     ]
 
 
-def test_every_group_is_a_source_of_its_own_for_the_watermarks() -> None:
-    world = World()
-    event = sent("a1")._replace(partition=1)
-    batch = decoded([event])
-    out = world.feed(type(batch)(batch.arrived, [], 0, ((0, 5), (1, 7)), 2))
-    for identified in out:
-        g = identified.group
-        assert identified.watermarks == ((g, 5), (GROUPS + g, 7))
-        assert identified.partitions == 2 * GROUPS
-    (found,) = [(i.group, e) for i in out for e in i.events]
-    assert found[1].partition == GROUPS + found[0]
-    assert found[1].watermark_ms == event.watermark_ms
+def test_a_batch_is_put_together_in_the_order_of_its_log() -> None:
+    """Whatever group was first: a request never overtakes the history a link carries over."""
+    world, gather = World(), Gather()
+    events = [sent(f"a{n}", at=T0 + n)._replace(partition=1) for n in range(40)]
+    batch = decoded(events)
+    parts = world.feed(type(batch)(events, [], 0, ((0, 5), (1, 7)), 2, 1))
+    for part in reversed(parts[1:]):
+        assert gather.add(part) is None
+    assert gather.waiting == 1
+    whole = gather.add(parts[0])
+    assert whole == Gathered(events, ((0, 5), (1, 7)), 2)
+    assert gather.waiting == 0
+
+
+def test_history_stands_at_the_place_of_its_link() -> None:
+    world, gather = World(), Gather()
+    before = sent("a1", at=T0)
+    world.give(before)
+    log = [sent("u1", at=T0 + 1), link("a1", "u1", at=T0 + 2), sent("u1", at=T0 + 3)]
+    found = [gather.add(part) for part in world.feed(decoded(log))]
+    whole = found[-1]
+    assert whole is not None
+    order = [(e.event_id, e.mode) for e in whole.events]
+    assert order[0] == (log[0].event_id, LIVE)
+    assert set(order[1:-1]) == {(before.event_id, HISTORY), (log[1].event_id, LIVE)}
+    assert order[-1] == (log[2].event_id, LIVE)
 
 
 def test_every_group_answers_every_batch_with_or_without_events() -> None:
@@ -147,7 +162,7 @@ def test_history_is_carried_once_and_keeps_its_dates() -> None:
             mode=HISTORY,
             received_ms=T0 + 9,
             watermark_ms=NEVER,
-            partition=group_of("a1"),
+            partition=0,
         )
         assert held == expected
     world.give(unlink("a1", "u1", at=T0 + 3))
@@ -336,8 +351,8 @@ def test_an_outcome_is_copied_also_where_both_profiles_share_a_shard() -> None:
 def test_a_copy_is_known_apart_from_its_original() -> None:
     live = sent("a1")._replace(profile_id="u1")
     history = live._replace(mode=HISTORY)
-    one, other = (live._replace(mode=OUTCOME, partition=p) for p in (1, 2))
-    assert len({seen_as(e) for e in (live, history, one, other)}) == 4
+    outcome = live._replace(mode=OUTCOME)
+    assert len({seen_as(e) for e in (live, history, outcome)}) == 3
     assert carried_as(live) == seen_as(history)
 
 
@@ -378,10 +393,6 @@ def test_an_erasure_reaches_every_profile_of_the_family_and_leaves_no_byte(asked
     out = world.give(request)
     assert said(out, LIVE) == [(request.event_id, asked, LIVE)]
     assert {e.profile_id for e in out} == {alias, other, user}
-    # From the group of every member, after all that this group had sent before.
-    sources = {(e.partition % GROUPS, e.profile_id) for e in out}
-    for member in (alias, other, user):
-        assert {(group_of(member), member), (group_of(member), user)} <= sources
     found = held_bytes(world)
     assert b"alias-three" in found, "the search finds what is held"
     assert not any(name.encode() in found for name in (alias, other, user))
