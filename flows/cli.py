@@ -192,11 +192,13 @@ def export(out: Path, topic: str | None, start: str | None, end: str | None) -> 
 @main.command()
 @click.argument("policy", type=_FILE)
 @click.argument("catalogue", type=_FILE, required=False)
-def check(policy: Path, catalogue: Path | None) -> None:
+@click.option("--estimate", "estimated", is_flag=True, help="Also: the bytes a profile takes.")
+@click.option("--json", "as_json", is_flag=True, help="The estimate for machines.")
+def check(policy: Path, catalogue: Path | None, estimated: bool, as_json: bool) -> None:
     """Say everything that is wrong with a policy (and a catalogue), each with file and line."""
     from flows.check_cli import check as check_files
 
-    sys.exit(check_files(policy, catalogue))
+    sys.exit(check_files(policy, catalogue, estimated=estimated or as_json, as_json=as_json))
 
 
 @main.command()

@@ -1,9 +1,9 @@
 """Which named steps does the flow have, and how are they joined? The diagram of the README.
 
 It is read off the dataflow that `flows.personalize` builds, so it cannot say what the code does
-not do. Steps that only reshape items are drawn as the arrow they are part of. Drawn is the flow of a
-policy without optional sections. The one edge that no dataflow can hold, since it has no cycles, is
-added by name: parameters, read by `decide`.
+not do. Steps that only reshape items are drawn as the arrow they are part of. Drawn is the flow of
+a policy without optional sections. The one edge that no dataflow can hold, since it has no cycles,
+is added by name: parameters, read by `decide`.
 
     python -m flows.diagram
 """
@@ -24,6 +24,7 @@ from flows.simulate.shop import Shop
 from flows.streams import StreamName
 from operators.decode import Decoder
 from operators.parameters import LocalParameters
+from operators.plan import Plan
 from schemas.records import RawBatch
 
 OUTLETS: Final[tuple[StreamName, ...]] = (
@@ -50,9 +51,12 @@ _SAYS: Final = {
 }
 
 
-def example_flow() -> Dataflow:
-    """The live flow's graph, with files in place of Kafka and Redis; it is never run."""
-    plan = shop_plan(Shop(1, shoppers=1, contents=10), shop_policy())
+def example_flow(plan: Plan | None = None) -> Dataflow:
+    """The live flow's graph, with files in place of Kafka and Redis; it is never run.
+
+    Of the simulated shop's plan where none is given.
+    """
+    plan = plan or shop_plan(Shop(1, shoppers=1, contents=10), shop_policy())
     policy = plan.policy
     core = Core(
         plan=plan,

@@ -230,5 +230,11 @@ def count_outputs(out: Outputs, telemetry: Telemetry) -> None:
                     kind=kind,
                     arm=arm or "personalised",
                 )
+            case ("profiles_shrunk",):
+                telemetry.count("profiles_shrunk_total", amount)
+            case ("profile_gave_up", step):
+                telemetry.count("profile_gave_up_total", amount, step=step)
+            case ("profiles_dropped",):
+                telemetry.count("profiles_dropped_total", amount)
             case ("unattributed", _):
                 telemetry.count("outcomes_unattributed_total", amount)

@@ -58,9 +58,9 @@ class DecayedAffinity:
         for text in texts:
             if text not in self.sensitive:
                 liked[text] = liked.get(text, 0.0) + weight * 2.0**halvings
-        if len(liked) > self.keep:
-            for weakest in sorted(liked, key=lambda t: (abs(liked[t]), t))[: -self.keep]:
-                del liked[weakest]
+        while len(liked) > self.keep:
+            least = min(map(abs, liked.values()))
+            del liked[min([text for text, w in liked.items() if abs(w) == least])]
         return state
 
     def value(self, state: State | None, now_ms: int, key: str | None = None) -> float:

@@ -23,6 +23,7 @@ _ON: Final = (True, "1", "true")  # True equals 1
 STATED: Final = 0
 BY_GPC: Final = 1
 MOST_PURPOSES: Final = 32
+LONGEST_PURPOSE: Final = 128
 
 
 def state_consent(
@@ -35,14 +36,17 @@ def state_consent(
 ) -> bool:
     """Apply what was said at an instant; True where anything changed.
 
-    `asked` are the purposes that the policy knows: they are kept first, and at most 32 in all.
+    `asked` are the purposes that the policy knows: they are kept first, and at most 32 in all, of
+    names of at most 128 characters.
     """
     changed = False
     known_to_policy = set(asked)
     for purpose in sorted(purposes, key=lambda name: (name not in known_to_policy, name)):
         granted = purposes[purpose]
         known = profile.consent.get(purpose)
-        if known is None and len(profile.consent) >= MOST_PURPOSES:
+        if known is None and (
+            len(profile.consent) >= MOST_PURPOSES or len(purpose) > LONGEST_PURPOSE
+        ):
             continue
         if known is None or at_ms > known[1] or (at_ms == known[1] and not granted):
             changed = changed or known is None or known[0] != granted

@@ -14,6 +14,7 @@ from operators.adaptive import MODEL, thresholds
 from operators.arrival import HISTORY, LIVE, Arrived
 from operators.attribute import close_windows, impression, reward, show, write_books
 from operators.audience import look
+from operators.budget import Budget
 from operators.choose import Chooser, pack_cells
 from operators.consent import honour_gpc, refusal, state_consent
 from operators.controls import forget_behaviour, hide, reset_taste
@@ -49,6 +50,7 @@ class Decide:
     def __init__(self, plan: Plan, parameters: Parameters, *, adopt: Adopt) -> None:
         self.plan = plan
         self._adopt = adopt
+        self._budget = Budget(plan)
         self._parameters = parameters
         self._predictor = Predictor(plan.predictions, parameters, plan.hashes)
         self._chooser = Chooser(plan, parameters, self._predictor)
@@ -87,6 +89,7 @@ class Decide:
         passed = pass_time(profile, plan, moment)
         out.changes += passed
         profile.now_ms = now_ms
+        version = profile.version
         # As a timer counts them: the version must not tell which of the two came first.
         profile.version += 1 + len(passed)
         live = event.mode == LIVE
@@ -117,7 +120,7 @@ class Decide:
         requested = event.type == "decision_requested"
         if not refused:
             out.counts["used"] += live
-            self._remember(profile, event, moment, out)
+            self._remember(profile, event, moment, version, out)
         elif event.type == "feedback":
             # Do-not-show is what the person states; that they reacted is behaviour and not kept.
             out.counts["used"] += live
@@ -206,7 +209,9 @@ class Decide:
             if name is not None
         )
 
-    def _remember(self, profile: Profile, event: Arrived, moment: Moment, out: Outputs) -> None:
+    def _remember(
+        self, profile: Profile, event: Arrived, moment: Moment, version: int, out: Outputs
+    ) -> None:
         plan = self.plan
         reset = event.type == "taste_reset"
         # Watched for longer than was known: what was unknown may be known now.
@@ -230,13 +235,15 @@ class Decide:
                 signal.add(profile.signals, event, content)
         for signal in plan.any_signals if names else ():
             signal.add(profile.signals, event, content)
+        stated = event.attributes is not None
+        anew |= self._budget.keep(profile, since_version=version, at_once=stated, out=out)
         out.changes += update_segments(
             profile,
             plan,
             moment,
             event.event_id,
             events=None if anew else event.names,
-            attributes=event.attributes is not None,
+            attributes=stated,
         )
         self._attribute(profile, event, out)
         may_learn = refusal(plan.policy.consent, profile, "learn") is None

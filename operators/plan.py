@@ -184,7 +184,7 @@ def compile_plan(
         segments_of=index_segments(segments),
         predictions=compile_predictions(policy, declared, hashes),
         purposes=tuple(sorted(filter(None, purposes))),
-        attributes=_attributes_asked(policy),
+        attributes=_attributes_asked(policy, contents.by_id.values()),
         by_name=declared,
         compared=tuple(declared[name] for name in _compared(policy)),
         followings=followings(policy),
@@ -221,9 +221,16 @@ def _compared(policy: Policy) -> tuple[str, ...]:
     return () if policy.audiences is None else compared(policy, policy.audiences.signals)
 
 
-def _attributes_asked(policy: Policy) -> frozenset[str]:
-    """The profile attributes that the policy uses: they are kept before all others."""
-    asked = reads(policy.model_dump(mode="json", by_alias=True), {}).attributes
+def _attributes_asked(policy: Policy, catalogue: Iterable[Content]) -> frozenset[str]:
+    """The profile attributes that policy and catalogue use: they are kept before all others."""
+    asked = reads(policy.model_dump(mode="json", by_alias=True), {}).attributes | {"timezone"}
+    for content in catalogue:
+        if content.eligibility is not None:
+            plain = content.eligibility.model_dump(mode="json", by_alias=True)
+            asked |= reads(plain, {}).attributes
+    if policy.identity is not None and policy.identity.suggest is not None:
+        suggest = policy.identity.suggest
+        asked.update(filter(None, (suggest.email, suggest.phone, suggest.name)))
     for placement in policy.placements.values():
         asked.update(placement.features.attributes)
     for prediction in policy.predictions.values():

@@ -16,6 +16,7 @@ from operators.segments import intent_of, memberships
 from schemas.decisions import SCHEMA_VERSION
 from schemas.time import rfc3339
 
+_UNCONSENTED: Final = frozenset({"consent_refused", "consent_unknown", "privacy_signal"})
 _LEAST_PROPENSITY: Final = float(np.finfo(np.float64).tiny)
 
 
@@ -56,6 +57,8 @@ def decision_record(
             }
         )
     personal = choice.fallback is None
+    # What was inferred of a person goes nowhere that the person has not allowed it to go.
+    told = choice.fallback not in _UNCONSENTED
     return {
         "decision_id": identity,
         "profile_id": profile.profile_id,
@@ -66,8 +69,8 @@ def decision_record(
         "items": items,
         "candidates": choice.considered,
         "rejections": choice.rejections,
-        "segments": memberships(profile),
-        "intent": intent_of(profile),
+        "segments": memberships(profile) if told else [],
+        "intent": intent_of(profile) if told else None,
         "experiment": None if variant is None else {"id": "holdout", "variant": variant},
         "explored": personal and any(not drawn.greedy for drawn in choice.drawn),
         "learnable": personal and bool(choice.drawn),

@@ -2,12 +2,13 @@
 
 State: [times of the first step, times of the second step], ascending, in ms: the newest 32 of
 each, without those that are too old to matter. State is a function of the set of events. Two
-events of the same millisecond follow each other in no order.
+events of the same millisecond follow each other in no order. Of more than 32 it undercounts rather
+than overcounts: what may have been followed by a step no longer kept does not count as failed.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -37,7 +38,9 @@ class StepOf(NamedTuple):
 class FollowedBy:
     """How many second steps in the window had a first step at most `gap` before.
 
-    With `absent`: how many first steps in the window whose gap has passed without a second.
+    With `absent`: how many first steps in the window whose gap has passed without a second. Once 32
+    second steps are kept, first steps before the oldest of those no longer count: a second that is
+    gone may have followed them.
     """
 
     first: StepOf
@@ -71,7 +74,10 @@ class FollowedBy:
         firsts, seconds = state
         number = 0
         if self.absent:
-            for at in firsts[bisect_right(firsts, horizon) :]:
+            start = bisect_right(firsts, horizon)
+            if len(seconds) == _KEPT:
+                start = max(start, bisect_left(firsts, seconds[0]))
+            for at in firsts[start:]:
                 if at + self.gap >= now_ms:
                     break
                 next_ = bisect_right(seconds, at)

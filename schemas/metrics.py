@@ -32,6 +32,7 @@ CounterName = Literal[
     "redis_writes_total",
     "redis_errors_total",
     "profiles_shrunk_total",
+    "profile_gave_up_total",
     "profiles_dropped_total",
     "identity_total",
     "prediction_cases_total",
@@ -165,6 +166,11 @@ _ALL: Final = (
     _counter("redis_errors_total", "Refused or failed Redis operations, by reason.", "reason"),
     _counter(
         "profiles_shrunk_total", "Profiles that gave up detail to stay within their byte budget."
+    ),
+    _counter(
+        "profile_gave_up_total",
+        "Kinds of detail given up for the byte budget, in the documented order.",
+        "step",
     ),
     _counter("profiles_dropped_total", "Profiles erased, or idle beyond their TTL."),
     _counter(

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,8 +25,19 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from flows.diagram import example_flow, mermaid
+from flows.files import initial_clock, read_records
 from flows.kafka.admin import default_topics
+from flows.load import load_plan
+from flows.personalize import DEFAULT_SHARDS, FLOW_ID
+from flows.recovery import init_store
 from flows.settings import Settings
+from operators.arrival import group_by_shard
+from operators.decide import Decide
+from operators.decode import Decoder
+from operators.ids import shard_key
+from operators.parameters import LocalParameters
+from operators.pseudonyms import Pseudonyms
+from operators.shard import Shard, ShardBatch
 from schemas.catalogue import Content
 from schemas.policy import (
     Candidates,
@@ -36,6 +50,7 @@ from schemas.policy import (
     Reward,
     Time,
 )
+from schemas.records import RawBatch
 from schemas.signals import (
     Affinity,
     Count,
@@ -64,8 +79,12 @@ COMMANDS: Final = {
     "replay-run": ".venv/bin/nextbest replay examples/events.jsonl --policy examples/policy.yaml "
     "--catalogue examples/catalogue.yaml --out out/example",
     "replay-look": "grep '\"e02\"' out/example/decisions.jsonl | .venv/bin/python -m json.tool",
+    "check-estimate": ".venv/bin/nextbest check examples/policy.yaml examples/catalogue.yaml "
+    "--estimate",
+    "profile-look": ".venv/bin/nextbest profile ana --policy examples/policy.yaml "
+    "--catalogue examples/catalogue.yaml",
 }
-"""The README's three commands for a log of one's own, run in this order."""
+"""The README's commands on its example, run in this order; the last sees what a live flow kept."""
 
 _TOPICS: Final = {
     "events": ("profile id", "what happened; you write it"),
@@ -74,6 +93,11 @@ _TOPICS: Final = {
     "dead-letters": ("as it was", "refused records, byte for byte, the reason in headers"),
     "outcomes": ("profile id", "the books of a decision, once its attribution window has closed"),
     "late": ("profile id", "events older than the watermark, by id"),
+    "suggestions": ("suggestion id", "two profiles that may be one person; nothing is merged"),
+    "erasures": ("event id of the request", "receipts of erasures; they name nobody"),
+    "predictions": ("prediction", "how good each prediction has been"),
+    "audiences": ("`audiences`", "groups of alike profiles, in words; no profile by name"),
+    "thresholds": ("segment", "each move of a threshold that follows feedback, and why"),
     "parameters": ("model", "parameter sets; internal"),
     "catalogue": ("content id", "reserved: the flow reads a file today"),
     "policies": ("name", "reserved: the flow reads a file today"),
@@ -90,12 +114,13 @@ class Replayed:
 
 @cache
 def replayed() -> Replayed:
-    """The README's commands run by a shell, in an empty folder that has the examples."""
+    """The README's commands run by a shell, in a folder with the examples and a flow's state."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "examples").symlink_to(EXAMPLES)
         (folder / ".venv").mkdir()
         (folder / ".venv/bin").symlink_to(Path(sys.executable).parent)
+        _keep_state(folder / "recovery")
         printed = {block: _printed(command, folder) for block, command in COMMANDS.items()}
         records = {
             path.stem: [json.loads(line) for line in path.read_text().splitlines()]
@@ -104,12 +129,40 @@ def replayed() -> Replayed:
     return Replayed(printed, records)
 
 
+def _keep_state(store: Path) -> None:
+    """Leave what a live flow would have kept of the example's log, as the engine writes it."""
+    log, secret = EXAMPLES / "events.jsonl", b"the secret of the example"
+    plan = load_plan(EXAMPLES / "policy.yaml", EXAMPLES / "catalogue.yaml")
+    policy = plan.policy
+    decoder = Decoder(
+        policy.time, policy.sensitive, plan.placement_names, initial_clock_ms=initial_clock([log])
+    )
+    records = list(read_records([log], on_bytes=lambda _count: None))
+    decoded = decoder.decode(RawBatch(log.name, 0, 1, records))
+    decide = Decide(plan, LocalParameters(), adopt=lambda _decision_id: None)
+    init_store(store, partitions=1)
+    (store / "pseudonym.key").write_bytes(secret)
+    with closing(sqlite3.connect(store / "part-0.sqlite3")) as database:
+        grouped = group_by_shard(decoded.arrived, shards=DEFAULT_SHARDS)
+        for number, events in grouped.items():
+            shard = Shard(number, DEFAULT_SHARDS, decide, pseudonyms=Pseudonyms(secret))
+            shard.process(ShardBatch(number, events, decoded.watermarks, decoded.partitions))
+            row = (f"{FLOW_ID}.decide", shard_key(number), 1, pickle.dumps(shard.snapshot()))
+            database.execute(
+                "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change, created_at)"
+                " VALUES (?, ?, ?, ?, '2026-03-04 09:05:02')",
+                row,
+            )
+        database.commit()
+
+
 def _printed(command: str, folder: Path) -> str:
+    unset = {name: value for name, value in os.environ.items() if not name.startswith("NEXTBEST_")}
     done = subprocess.run(
         command,
         shell=True,
         cwd=folder,
-        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1"},
+        env={**unset, "COLUMNS": "100", "NO_COLOR": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -270,6 +323,8 @@ BLOCKS: Final[dict[str, Callable[[], str]]] = {
     "replay-check": lambda: _console("replay-check"),
     "replay-run": lambda: _console("replay-run"),
     "replay-look": lambda: _console("replay-look"),
+    "check-estimate": lambda: _console("check-estimate"),
+    "profile-look": lambda: _console("profile-look"),
     "example-decisions": lambda: _table(
         ("trigger", "profile", "placement", "shown (propensity)", "refused", "fallback"),
         _decision_rows(),

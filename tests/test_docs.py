@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from flows.cli import main
 from flows.diagram import edges, example_flow, mermaid
 from flows.kafka.admin import default_topics
+from flows.load import plan_of
 from flows.personalize import DEFAULT_SHARDS, FLOW_ID
 from flows.settings import Settings
 from operators.decode import parse_event
@@ -26,6 +27,8 @@ from schemas.check import load
 from schemas.dead_letters import Code
 from schemas.decisions import Decision, FallbackReason, Late, Outcome, SegmentChange
 from schemas.events import REQUIRED_BY_TYPE, FeedbackKind
+from schemas.identity import Suggestion
+from schemas.receipts import Receipt
 from schemas.records import RawRecord
 from tests.doc_blocks import BLOCKS, EXAMPLES, ROOT, documents, made, named_blocks, replayed
 
@@ -41,7 +44,8 @@ _HEADING: Final = re.compile(r"^#+ (.+)$", re.MULTILINE)
 TEST_VARIABLES: Final = {"NEXTBEST_REQUIRE_SERVERS", "NEXTBEST_CACHE", "NEXTBEST_NO_INSTALL"}
 GLOSSARY: Final = """event profile signal segment placement candidate eligibility capping fallback
     decision impression outcome reward attribution_window propensity policy parameter_set watermark
-    epoch snapshot shard dead_letter replay"""
+    epoch snapshot shard dead_letter replay intent prediction audience golden_record alias receipt
+    watched sweep"""
 
 
 def each_document() -> pytest.MarkDecorator:
@@ -99,6 +103,44 @@ def test_the_diagram_follows_the_flow() -> None:
         *("decisions", "segment-changes", "outcomes", "late", "erasures", "serving", "learn")
     }
     assert "-. " in mermaid(example_flow()).splitlines()[-1]
+
+
+WITHOUT: Final = """
+name: without
+signals: {views: {kind: count, events: view, within: 7d}}
+rewards: {click: {events: click, value: 1, within: 30m}}
+placements: {home: {rewards: [click]}}
+"""
+OPTIONAL: Final = """
+audiences: {clusters: 2}
+identity: {suggest: {email: email}}
+predictions: {leaves: {target: {not_done: view, within: 30d}}}
+segments:
+  keen:
+    when: {signal: views, at_least: 8}
+    follow: {signal: views, between: [3, 20], reward: click}
+"""
+
+
+def steps_of(policy: str) -> tuple[set[str], set[str]]:
+    """All steps of a policy's flow, and those of them that keep state."""
+    checked = load(policy, policy_name="policy", catalogue_text="[]", catalogue_name="catalogue")
+    assert checked.policy is not None, checked.mistakes
+    flow = to_rendered(example_flow(plan_of(checked.policy, [])))
+    named = {step.step_id.removeprefix(f"{FLOW_ID}."): step.op_type for step in flow.substeps}
+    return set(named), {step for step, kind in named.items() if kind == "stateful_batch"}
+
+
+def test_the_steps_that_sections_add_are_in_the_readme() -> None:
+    _, always = steps_of(WITHOUT)
+    steps, stateful = steps_of(WITHOUT + OPTIONAL)
+    table = re.search(r"^\| in the policy .*?\n\n", README.read_text(), re.MULTILINE | re.DOTALL)
+    assert table is not None
+    column = [row.split("|")[2] for row in table[0].strip().splitlines()]
+    told = set(re.findall(r"`(\w+)`", " ".join(column)))
+    assert told <= steps
+    assert stateful - always
+    assert stateful - always <= told
 
 
 # The example.
@@ -253,13 +295,23 @@ def test_every_reason_for_refusing_a_candidate_is_listed() -> None:
     assert [reason for reason in sorted(reasons) if f"`{reason}`" not in text] == []
 
 
-@pytest.mark.parametrize("model", [SegmentChange, Outcome, Late], ids=lambda model: model.__name__)
+TOLD: Final[dict[type[BaseModel], str]] = {
+    SegmentChange: "segment-changes",
+    Outcome: "outcomes",
+    Late: "late",
+    Suggestion: "suggestions",
+    Receipt: "erasures",
+}
+
+
+@pytest.mark.parametrize("model", TOLD, ids=lambda model: model.__name__)
 def test_what_is_said_of_other_records_names_their_fields(model: type[BaseModel]) -> None:
-    said = {SegmentChange: "segment-changes", Outcome: "outcomes", Late: "late"}[model]
+    said = TOLD[model]
     found = re.search(rf"^\* \*\*`{said}`\*\*(.*?)(?=^\* |\Z)", CONSUMING.read_text(), re.M | re.S)
     assert found is not None
     named = set(re.findall(r"`([a-z_]+)`", found[1]))
-    values = {"entered", "left", "timer", "decision_id"}
+    assert named
+    values = {"entered", "left", "timer", "policy", "expired", "decision_id"}
     assert named - values <= {*model.model_fields, "shown", "rewards"}
 
 

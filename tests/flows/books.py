@@ -24,6 +24,7 @@ from flows.load import load_plan
 from operators.decide import Decide
 from operators.parameters import LocalParameters
 from operators.profile import Profile
+from operators.pseudonyms import Pseudonyms
 from operators.shard import restored
 from schemas.decisions import Decision, Late, Outcome, SegmentChange
 from tests.flows.live_flow import PARTITIONS, LiveFlow
@@ -81,6 +82,10 @@ def profiles_in(stores: Iterable[Path], flow: LiveFlow) -> dict[str, Profile]:
     """Every profile of the newest snapshots, by id."""
     plan = load_plan(flow.policy, flow.catalogue)
     decide = Decide(plan, LocalParameters(), adopt=lambda _decision_id: None)
+    stores = list(stores)
+    # The processes of one flow share the directory, and so the key that the first one made there.
+    (key_file,) = {store / "pseudonym.key" for store in stores}
+    pseudonyms = Pseudonyms(key_file.read_bytes())
     newest: dict[str, tuple[int, bytes]] = {}
     for part in (part for store in stores for part in sorted(store.glob("part-*.sqlite3"))):
         with closing(sqlite3.connect(f"file:{part}?mode=ro", uri=True)) as held:
@@ -94,7 +99,13 @@ def profiles_in(stores: Iterable[Path], flow: LiveFlow) -> dict[str, Profile]:
     found: dict[str, Profile] = {}
     for _, change in newest.values():
         shards = int(flow.env()["NEXTBEST_SHARDS"])
-        shard = restored(pickle.loads(change), shards=shards, decide=decide, with_views=False)
+        shard = restored(
+            pickle.loads(change),
+            shards=shards,
+            decide=decide,
+            with_views=False,
+            pseudonyms=pseudonyms,
+        )
         for profile_id in [*shard._cold]:
             profile = shard.look(profile_id)
             assert profile is not None

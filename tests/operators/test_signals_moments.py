@@ -187,6 +187,23 @@ def test_the_weakest_liking_gives_way() -> None:
     assert [tag for tag, _ in kind.top(held[made.slot], T0, 5)] == ["red", "blue"]
 
 
+def test_of_equally_weak_likings_the_first_by_name_gives_way() -> None:
+    made, kind = affinity(keep=2)
+    held = fold(made, [tagged(T0, tag) for tag in ["green", "red", "blue"]])
+    assert [tag for tag, _ in kind.top(held[made.slot], T0, 5)] == ["green", "red"]
+    disliked, _ = affinity(keep=2, weights={"view": 1, "hide": -1})
+    felt = [tagged(T0, "b"), tagged(T0, "b"), arrived("hide", properties={"tag": "a"})]
+    held = fold(disliked, [*felt, tagged(T0, "c")])
+    assert [disliked.value(held, T0, tag) for tag in "abc"] == [0, 2, 1]
+
+
+def test_one_event_may_push_out_several_likings() -> None:
+    made = signal("affinity", keep=2)
+    held = fold(made, [view(T0, content_id="c1")], content=content(tags=["a", "b"]))
+    fold(made, [view(T0 + DAY)], held, content=content(tags=["e", "d", "c", "b"]))
+    assert sorted(held[made.slot][1]) == ["b", "e"]
+
+
 def test_a_sensitive_tag_is_never_kept() -> None:
     made = signal("affinity", sensitive_tags=["health"])
     held = fold(made, [view(T0, content_id="c1")], content=content(tags=["health", "red"]))

@@ -148,6 +148,54 @@ def test_a_sequence_of_ten_thousand_steps_holds_32_of_each(absent: bool) -> None
     assert made.value(held, T0 + 3 * HOUR) == (0 if absent else 32)
 
 
+@pytest.mark.parametrize("buys", [1, 31, 32, 33, 41])
+def test_what_was_followed_is_not_counted_as_failed_once_that_step_is_gone(buys: int) -> None:
+    made = sequence(absent=True, gap="1h", within="10d")
+    steps = [("view", 0), *[("buy", SECOND + n * MINUTE) for n in range(buys)]]
+    held = fold(made, taken(steps), stored=True)
+    now = T0 + 2 * HOUR
+    assert made.value(held, now) == 0
+    assert made.outlook(held, now, lambda n: n == 0) == (True, None)
+    # Later than the oldest buy that is kept, it counts.
+    fold(made, taken([("view", buys * MINUTE)]), held)
+    assert made.value(held, now) == 1
+
+
+def test_the_first_step_counts_from_the_oldest_second_that_is_kept_on() -> None:
+    made = sequence(absent=True, gap="2s", within="10d")
+    buys = [("buy", n * HOUR) for n in range(33)]
+    views = [("view", HOUR - 10 * SECOND), ("view", HOUR), ("view", 2 * HOUR - SECOND)]
+    held = fold(made, taken([*buys, *views]))
+    # The buy at 0 is gone, and one after the first view might be; after the second, none is.
+    assert made.value(held, T0 + 40 * HOUR) == 1
+    fold(made, taken([("view", 3 * HOUR - 3 * SECOND), ("view", 3 * HOUR - SECOND)]), held)
+    assert made.value(held, T0 + 40 * HOUR) == 2
+
+
+_MANY_STEPS: Final = st.lists(
+    st.tuples(
+        st.sampled_from(["view", "buy", "buy"]), st.integers(0, 200).map(lambda n: n * 30 * SECOND)
+    ),
+    min_size=30,
+    max_size=120,
+)
+
+
+@given(_MANY_STEPS, st.integers(0, 200), st.randoms(use_true_random=False))
+@pytest.mark.parametrize("absent", [False, True])
+def test_of_more_steps_than_are_kept_a_sequence_never_counts_too_many(
+    absent: bool, steps: list[Step], later: int, shuffle: Any
+) -> None:
+    made = sequence(absent=absent)
+    newest = max(at for _, at in steps)
+    ordered = fold(made, taken(sorted(steps, key=lambda s: s[1])), stored=True)
+    shuffle.shuffle(steps)
+    held = fold(made, taken(steps), stored=True)
+    assert encoded(held) == encoded(ordered)
+    now = newest + later * MINUTE
+    assert number(made.value(held, T0 + now)) <= naive_sequence(steps, now, absent=absent)
+
+
 # Streaks.
 
 _ZONES: Final = ["UTC", "Europe/Berlin", "America/Sao_Paulo", "Asia/Kolkata", "Pacific/Kiritimati"]
