@@ -92,6 +92,8 @@ class PredictionLogic(StatefulBatchLogic[LabelledCases, Foreseen, bytes]):
         name = self._names.get(model)
         if name is None:
             return None
+        # From 0 on, so that the first drift is a growth that an alert can see.
+        self._telemetry.count("prediction_drifts_total", 0, prediction=name)
         return PredictionLearner(name, self._policy, incarnation=self._incarnation)
 
     def on_batch(self, values: list[LabelledCases]) -> tuple[Iterable[Foreseen], bool]:

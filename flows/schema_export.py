@@ -90,6 +90,10 @@ def _as_written(schema: Any) -> Any:
     default = written.get("default")
     if written.get("type") == "string" and isinstance(default, int):
         written["default"] = format_duration(default)
+    items = written.get("prefixItems") or [written.get("items")]
+    texts = all(isinstance(item, dict) and item.get("type") == "string" for item in items)
+    if texts and isinstance(default, list) and all(isinstance(one, int) for one in default):
+        written["default"] = [format_duration(one) for one in default]
     if "patternProperties" in written:
         written.setdefault("additionalProperties", False)
     return written

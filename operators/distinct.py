@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from operators.arrival import Arrived
-from operators.kinds import Holds, Outlook, State, as_parts_leave, at_instants
+from operators.kinds import Holds, Outlook, State, as_ones_leave, at_instants, turn_below
 from schemas.catalogue import Content
 
 Texts = Callable[[Arrived, Content | None], tuple[str, ...]]
@@ -68,7 +68,7 @@ class DistinctValues:
         now_ms: int,
         holds: Holds,
         key: str | None = None,  # noqa: ARG002
-        bounds: Sequence[float] = (),  # noqa: ARG002
+        bounds: Sequence[float] = (),
     ) -> Outlook:
         """`holds(value)` now, and when it first differs with no new event."""
         if not state:
@@ -79,7 +79,8 @@ class DistinctValues:
             return at_instants(lambda at: self.value(state, at), instants, now_ms, holds)
         live = times[bisect_right(times, now_ms - self.within) :]
         number = len(live)
-        return as_parts_leave(lambda left: float(number - left), live, holds, self.within)
+        truth, turn = holds(float(number)), turn_below(number, bounds)
+        return truth, as_ones_leave(live, turn, holds, truth, self.within, bounds)
 
     def empty(self, state: State | None, now_ms: int) -> bool:
         """Whether the window saw no value."""

@@ -8,6 +8,7 @@ that they encode as they are; `Any`, because they come back from bytes untyped.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -53,8 +54,10 @@ class Kind(Protocol):
     ) -> Outlook:
         """`holds(value)` now, and when it first differs with no new event.
 
-        `bounds` are the numbers at which `holds` may differ, for values that change by the
-        millisecond; left out, it is taken to differ at most once as the value moves one way.
+        `bounds` are the only numbers at which `holds` may differ: it is the same for any two
+        numbers with none of them on either or between. Left out, it may differ anywhere; of a value
+        that changes by the millisecond it is then taken to differ at most once as that moves one
+        way.
         """
         ...
 
@@ -85,32 +88,90 @@ def at_instants(
 
 
 def as_parts_leave(
-    value: Callable[[int], Value], instants: Sequence[int], holds: Holds, after_ms: int
+    values: Sequence[Value],
+    instants: Sequence[int],
+    holds: Holds,
+    after_ms: int,
+    bounds: Sequence[float],
 ) -> Outlook:
     """The outlook where parts leave one after the other, each `after_ms` after its own instant.
 
-    `value(k)` is the value once the first k parts left; `instants` ascend.
+    `values[k]` is the value once the first k parts left; `instants` ascend.
     """
-    truth = holds(value(0))
-    last = len(instants)
-    for left, instant in enumerate(instants, start=1):
-        # Parts of one instant leave together: what lies between is never seen.
-        if left < last and instants[left] == instant:
+    truth, last = holds(values[0]), len(instants)
+    low, high = _alike(values[0], bounds)
+    for left, value in enumerate(values):
+        # Nearly all of them are told by their number alone: asking costs several times as much.
+        if isinstance(value, float) and low < value < high:
             continue
-        if holds(value(left)) != truth:
-            return truth, instant + after_ms
+        # Parts of one instant leave together: what lies between is never seen.
+        if holds(value) != truth and (left == last or instants[left] != instants[left - 1]):
+            return truth, instants[left - 1] + after_ms
     return truth, None
 
 
+def _alike(value: Value, bounds: Sequence[float]) -> tuple[float, float]:
+    """Between which two numbers (these excluded) the truth is the same as of a value."""
+    if not bounds or not isinstance(value, float):
+        return 0.0, 0.0
+    low, high = -math.inf, math.inf
+    for bound in bounds:
+        if bound < value:
+            low = max(low, bound)
+        elif bound > value:
+            high = min(high, bound)
+        else:
+            return math.nextafter(value, -math.inf), math.nextafter(value, math.inf)
+    return low, high
+
+
+def turn_below(number: int, bounds: Sequence[float]) -> int:
+    """The greatest whole number below another at which a truth may differ; negative: there is none.
+
+    >>> turn_below(9, [3.0, 2.5]), turn_below(3, [3.0, 2.5]), turn_below(2, [3.0, 2.5])
+    (3, 2, -1)
+    """
+    if not bounds:
+        return number - 1
+    turn = -1
+    for bound in bounds:
+        if 0 <= bound <= number:
+            turn = max(turn, math.floor(bound) if bound < number else number - 1)
+    return turn
+
+
+def as_ones_leave(
+    instants: Sequence[int],
+    turn: int,
+    holds: Holds,
+    truth: bool,
+    after_ms: int,
+    bounds: Sequence[float],
+) -> int | None:
+    """When a truth about a number first differs where each of `instants` counts one.
+
+    One leaves `after_ms` after its instant; `instants` ascend. `turn` is the number at which the
+    truth may next differ, as from `turn_below`.
+    """
+    while turn >= 0:
+        instant = instants[-1 - turn]
+        # Those of one instant leave together: what lies between is never seen.
+        left = len(instants) - bisect_right(instants, instant)
+        if holds(float(left)) != truth:
+            return instant + after_ms
+        turn = turn_below(left, bounds)
+    return None
+
+
 def course(
-    value: Callable[[int], Value], instants: Sequence[int], now_ms: int, after_ms: int
+    values: Sequence[Value], instants: Sequence[int], now_ms: int, after_ms: int
 ) -> list[tuple[int, Value]]:
     """The values to come where parts leave as in `as_parts_leave`: (from when on, value)."""
-    found = [(now_ms, value(0))]
+    found = [(now_ms, values[0])]
     last = len(instants)
     for left, instant in enumerate(instants, start=1):
         if left == last or instants[left] != instant:
-            found.append((instant + after_ms, value(left)))
+            found.append((instant + after_ms, values[left]))
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from operators.arrival import Arrived
 from operators.distinct import Texts
 from operators.ids import hash32
-from operators.kinds import Holds, Outlook, State, as_parts_leave, at_instants
+from operators.kinds import Holds, Outlook, State, as_ones_leave, at_instants, turn_below
 from schemas.catalogue import Content
 from schemas.time import DAY
 
@@ -112,7 +112,7 @@ class Sessions:
         now_ms: int,
         holds: Holds,
         key: str | None = None,  # noqa: ARG002
-        bounds: Sequence[float] = (),  # noqa: ARG002
+        bounds: Sequence[float] = (),
     ) -> Outlook:
         """`holds(value)` now, and when it first differs with no new event."""
         if state is None:
@@ -128,7 +128,8 @@ class Sessions:
         horizon = now_ms - self.within
         live = [end for _, end, _ in state if end > horizon]
         number = len(live)
-        return as_parts_leave(lambda left: float(number - left), live, holds, self.within)
+        truth, turn = holds(float(number)), turn_below(number, bounds)
+        return truth, as_ones_leave(live, turn, holds, truth, self.within, bounds)
 
     def empty(self, state: State | None, now_ms: int) -> bool:
         """Whether there is no session: in the window, or now."""

@@ -28,10 +28,12 @@ from operators.kinds import (
     Outlook,
     State,
     Value,
+    as_ones_leave,
     as_parts_leave,
     at_instants,
     course,
     saturated,
+    turn_below,
 )
 from schemas.catalogue import Content
 
@@ -146,7 +148,7 @@ class CountWindow:
         now_ms: int,
         holds: Holds,
         key: str | None = None,  # noqa: ARG002
-        bounds: Sequence[float] = (),  # noqa: ARG002
+        bounds: Sequence[float] = (),
     ) -> Outlook:
         """`holds(value)` now, and when it first differs with no new event."""
         if state is None:
@@ -157,19 +159,19 @@ class CountWindow:
             return at_instants(lambda at: self.value(state, at), instants, now_ms, holds)
         live, start, end = _live(state, now_ms, self.within, self.size)
         left = sum(live.values()) + end - start
-        truth = holds(float(left))
-        for bucket, number in live.items():
-            left -= number
-            # A bucket may leave together with the first sample, which is then asked below.
-            if holds(float(left)) != truth and bucket * self.size != times[0]:
-                return truth, bucket * self.size + self.within
-        last = end - 1
-        for i in range(start, end):
-            left -= 1
-            # Events of one instant leave together: what lies between is never seen.
-            if (i == last or times[i + 1] != times[i]) and holds(float(left)) != truth:
-                return truth, int(times[i] + self.within)
-        return truth, None
+        truth, turn = holds(float(left)), turn_below(left, bounds)
+        if turn >= end - start:
+            for bucket, number in live.items():
+                left -= number
+                if left > turn:
+                    continue
+                if bucket * self.size == times[0]:
+                    turn = left - 1  # it leaves together with the first sample: asked below
+                elif holds(float(left)) != truth:
+                    return truth, bucket * self.size + self.within
+                else:
+                    turn = turn_below(left, bounds)
+        return truth, as_ones_leave(times[start:end], turn, holds, truth, self.within, bounds)
 
     def course(self, state: State, now_ms: int) -> list[tuple[int, Value]]:
         """Now and each later instant at which events leave, with the value from then on.
@@ -178,10 +180,10 @@ class CountWindow:
         """
         live, start, end = _live(state, now_ms, self.within, self.size)
         numbers = [*live.values(), *[1] * (end - start)]
-        left = [0, *accumulate(reversed(numbers))]
+        left = [0.0, *map(float, accumulate(reversed(numbers)))]
         left.reverse()
         instants = [*[bucket * self.size for bucket in live], *state[0][start:end]]
-        return course(lambda gone: float(left[gone]), instants, now_ms, self.within)
+        return course(left, instants, now_ms, self.within)
 
     def empty(self, state: State | None, now_ms: int) -> bool:
         """Whether the window holds nothing."""
@@ -193,7 +195,7 @@ class Measure(NamedTuple):
 
     `one` makes the cell of one amount (None: the amount itself), `all_of` that of several; `join`
     makes one cell of two, `put` likewise for a bucket, which has a limit; `read` gives the value
-    of a cell (None: of nothing).
+    of a cell (None: of nothing), `read_all` those of several cells.
     """
 
     one: Callable[[int], Cell] | None
@@ -201,6 +203,7 @@ class Measure(NamedTuple):
     join: Callable[[Cell, Cell], Cell]
     put: Callable[[Cell, Cell], Cell]
     read: Callable[[Cell | None], float | None]
+    read_all: Callable[[list[Cell]], list[float]]
 
 
 def _join_pairs(held: list[int], more: list[int]) -> list[int]:
@@ -215,15 +218,27 @@ def _number(cell: int | None) -> float | None:
     return None if cell is None else cell / MICRO
 
 
-SUM: Final = Measure(None, sum, add, _add, lambda cell: 0.0 if cell is None else cell / MICRO)
-LEAST: Final = Measure(None, min, min, min, _number)
-GREATEST: Final = Measure(None, max, max, max, _number)
+def _numbers(cells: list[int]) -> list[float]:
+    return [cell / MICRO for cell in cells]
+
+
+SUM: Final = Measure(
+    None,
+    sum,
+    add,
+    _add,
+    lambda cell: 0.0 if cell is None else cell / MICRO,
+    _numbers,
+)
+LEAST: Final = Measure(None, min, min, min, _number, _numbers)
+GREATEST: Final = Measure(None, max, max, max, _number, _numbers)
 MEAN: Final = Measure(
     lambda amount: [1, amount],
     lambda amounts: [len(amounts), sum(amounts)],
     _join_pairs,
     _put_pair,
     lambda cell: None if cell is None else cell[1] / (cell[0] * MICRO),
+    lambda cells: [total / (number * MICRO) for number, total in cells],
 )
 
 
@@ -306,7 +321,7 @@ class AmountWindow:
         now_ms: int,
         holds: Holds,
         key: str | None = None,  # noqa: ARG002
-        bounds: Sequence[float] = (),  # noqa: ARG002
+        bounds: Sequence[float] = (),
     ) -> Outlook:
         """`holds(value)` now, and when it first differs with no new event."""
         if state is None:
@@ -314,18 +329,21 @@ class AmountWindow:
         if state[0][-1] > now_ms:
             instants = self.instants(state)
             return at_instants(lambda at: self.value(state, at), instants, now_ms, holds)
-        cells, instants = self.cells_as_parts_leave(state, now_ms)
-        read = self.measure.read
-        return as_parts_leave(lambda left: read(cells[left]), instants, holds, self.within)
+        values, instants = self._as_parts_leave(state, now_ms)
+        return as_parts_leave(values, instants, holds, self.within, bounds)
 
     def course(self, state: State, now_ms: int) -> list[tuple[int, Value]]:
         """Now and each later instant at which amounts leave, with the value from then on.
 
         Holds where no event is yet to come.
         """
+        values, instants = self._as_parts_leave(state, now_ms)
+        return course(values, instants, now_ms, self.within)
+
+    def _as_parts_leave(self, state: State, now_ms: int) -> tuple[list[float | None], list[int]]:
         cells, instants = self.cells_as_parts_leave(state, now_ms)
-        read = self.measure.read
-        return course(lambda gone: read(cells[gone]), instants, now_ms, self.within)
+        nothing = self.measure.read(cells.pop())
+        return [*self.measure.read_all(cells), nothing], instants
 
     def instants(self, state: State) -> list[int]:
         """Every instant at which the value may change."""

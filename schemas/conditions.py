@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Self, get_args
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
+    JsonValue,
     Tag,
     WithJsonSchema,
     field_validator,
@@ -23,6 +23,9 @@ from pydantic import (
 
 from schemas.dates import Instant, TimeOfDay, Weekday, Zone
 from schemas.events import Scalar
+from schemas.ranges import Model as Model
+from schemas.ranges import NumberRange as NumberRange
+from schemas.ranges import Range as Range
 from schemas.time import DAY, Duration
 
 MAX_ANNIVERSARY: Final = 363 * DAY
@@ -52,52 +55,6 @@ EventTypes = Annotated[
         }
     ),
 ]
-
-
-class Model(BaseModel):
-    """A piece of configuration: unknown fields are mistakes here."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False
-    )
-
-
-class Range(Model):
-    """Bounds on a number; at least one must be given."""
-
-    at_least: float | None = None
-    at_most: float | None = None
-    above: float | None = None
-    below: float | None = None
-    equals: float | None = None
-
-    def holds(self, number: float) -> bool:
-        """Whether the number lies within every bound given."""
-        return (
-            (self.at_least is None or number >= self.at_least)
-            and (self.at_most is None or number <= self.at_most)
-            and (self.above is None or number > self.above)
-            and (self.below is None or number < self.below)
-            and (self.equals is None or number == self.equals)
-        )
-
-    @property
-    def bounded(self) -> bool:
-        """Whether any bound is given."""
-        return any(
-            bound is not None
-            for bound in (self.at_least, self.at_most, self.above, self.below, self.equals)
-        )
-
-
-class NumberRange(Range):
-    """A range standing on its own, as a filter's value."""
-
-    @model_validator(mode="after")
-    def _has_a_bound(self) -> NumberRange:
-        if not self.bounded:
-            raise ValueError("expected one of at_least, at_most, above, below, equals")
-        return self
 
 
 FilterValue = Scalar | list[Scalar] | NumberRange
@@ -250,8 +207,13 @@ class Following(Model):
     gap: Duration = Field(description="How long after it at most.")
 
 
+_ONE_OF: list[JsonValue] = [{"required": ["within"]}, {"required": ["from"]}]
+
+
 class _Dated(Model):
     """A window that slides with time, or a fixed range of dates; one of the two."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": _ONE_OF})
 
     within: Duration | None = Field(default=None, description="The last so long; at most 400d.")
     from_: Instant | None = Field(default=None, alias="from", description="From this date on.")
@@ -270,8 +232,8 @@ class _Dated(Model):
 class Done(_Dated):
     """Performed so many times: once or more, where neither bound nor number says otherwise.
 
-    With `then`, what counts is each event of `then.done` that came at most `gap` after one of
-    `done`; with `not_then`, each event of `done` whose `gap` passed without one.
+    With `then` each event of `then.done` at most `gap` after one of `done` counts; with `not_then`
+    each of `done` whose `gap` passed without one.
     """
 
     done: EventTypes

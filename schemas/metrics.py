@@ -190,7 +190,9 @@ _ALL: Final = (
     _gauge("prediction_roc_auc", "Area under the ROC curve, of the newest tests.", "prediction"),
     _gauge("prediction_pr_auc", "Area under the precision-recall curve.", "prediction"),
     _gauge("prediction_log_loss", "Log loss of the newest tests.", "prediction"),
-    _gauge("prediction_mean_absolute_error", "Mean absolute error of a sum.", "prediction"),
+    _gauge(
+        "prediction_mean_absolute_error", "Mean absolute error of the newest tests.", "prediction"
+    ),
     _gauge("prediction_calibration_error", "Expected calibration error.", "prediction"),
     _gauge("prediction_mean_predicted", "Mean of what was predicted.", "prediction"),
     _gauge("prediction_mean_observed", "Mean of what came true.", "prediction"),

@@ -104,9 +104,9 @@ signals:
     kind: count
     events: view
 """,
-    "a window beyond 90 days": """
+    "a window beyond 400 days": """
 signals:
-  a: {kind: count, events: x, within: 91d}  #! signals.a
+  a: {kind: count, events: x, within: 401d}  #! signals.a
 """,
     "an event type in capitals": """
 signals:
@@ -534,7 +534,8 @@ def test_no_message_speaks_of_the_machinery(text: str) -> None:
 WORDS = {
     "signals:\n  a: {kind: cuont, events: x, within: 1d}": (
         "'cuont'",
-        "one of count, sum, distinct, last, affinity (did you mean count?)",
+        "one of count, sum, mean, min, max, distinct, last, first, ratio, affinity, sequence, streak, "
+        "session, rfm (did you mean count?)",
     ),
     "segments:\n  s: {when: {sgnal: views}}": (
         '{"sgnal": "views"}',

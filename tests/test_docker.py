@@ -308,6 +308,18 @@ def test_the_probes_ask_pages_that_exist_on_a_port_that_is_declared() -> None:
     assert str(ports["telemetry"]) == manifests()["ConfigMap"]["data"]["NEXTBEST_TELEMETRY_PORT"]
 
 
+def test_a_pod_without_the_secret_that_seals_the_state_does_not_start() -> None:
+    # A required key of a secret: without it the flow would make one beside the state.
+    (key,) = [each for each in container()["env"] if each["name"] == "NEXTBEST_PSEUDONYM_KEY"]
+    assert key["valueFrom"] == {"secretKeyRef": {"name": "nextbest", "key": key["name"]}}
+    assert "NEXTBEST_PSEUDONYM_KEY" not in manifests()["ConfigMap"]["data"]
+
+
+def test_a_rewrite_of_the_recovery_store_has_the_stores_own_volume_for_its_copy() -> None:
+    for settings in (manifests()["ConfigMap"]["data"], service("flow-0")["environment"]):
+        assert settings["SQLITE_TMPDIR"] == settings["NEXTBEST_RECOVERY_DIR"]
+
+
 def test_every_mounted_volume_is_declared() -> None:
     assert {m["name"] for m in container()["volumeMounts"]} == {v["name"] for v in pod()["volumes"]}
 
