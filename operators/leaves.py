@@ -113,6 +113,9 @@ def done_leaf(condition: Done | NotDone, signal: CompiledSignal) -> Evaluate:
     follows = condition.then if isinstance(condition, Done) else None
     watched = (condition.within or 0) + (follows.gap if follows else 0)
     begins, slot = condition.from_, signal.slot
+    bounds = (least,) if most is None else (least, most)
+    # Unknown up to none at all, where that might yet turn out to be one of those asked for.
+    bounds_seen = bounds if most is None else (0, *bounds)
 
     def as_asked(number: Value) -> bool:
         times = number if isinstance(number, (int, float)) else 0
@@ -132,8 +135,8 @@ def done_leaf(condition: Done | NotDone, signal: CompiledSignal) -> Evaluate:
                 return Verdict(None, begins)
             settled = begins if since <= begins else None
         if settled is not None and settled <= now:
-            return Verdict(*signal.outlook(profile.signals, now, as_asked))
-        holds, until = signal.outlook(profile.signals, now, as_far_as_seen)
+            return Verdict(*signal.outlook(profile.signals, now, as_asked, bounds=bounds))
+        holds, until = signal.outlook(profile.signals, now, as_far_as_seen, bounds=bounds_seen)
         return Verdict(holds, sooner(until, settled))
 
     return evaluate
