@@ -41,8 +41,10 @@ from flows.shop.plan import SEED, shop_plan, shop_policy
 from flows.simulate.shop import Shop
 from flows.streams import StreamName
 from flows.telemetry import Health, Telemetry, TelemetryServer
+from operators.adaptive import MODEL as THRESHOLDS
 from operators.adaptive import Followed
 from operators.arrival import Arrived
+from operators.audience import MODEL as CLUSTERS
 from operators.audience import Sampled
 from operators.decode import Decoder
 from operators.outputs import Example, Labelled, Outputs, Record
@@ -332,11 +334,12 @@ def _parameters(
             archived.append(decode_parameters(payload))
         except ParameterError as error:
             _LOG.warning("an archived parameter set is left out: %s", error)
+    models = [name for name, placement in plan.placements.items() if placement.heads]
+    models += [prediction.model for prediction in plan.predictions] + [CLUSTERS, THRESHOLDS]
     store: LocalParameters | RedisParameters
     if settings.redis is None:
         store = LocalParameters()
     else:
-        models = [name for name, placement in plan.placements.items() if placement.heads]
         store = RedisParameters(
             settings.redis, models=models, prefix=settings.redis_prefix, telemetry=telemetry
         )
@@ -346,7 +349,7 @@ def _parameters(
         known = store.latest(found.model)
         if known is None or (known.incarnation, known.counter) < (found.incarnation, found.counter):
             store.publish(found)
-    return store, [p for name in plan.placements if (p := store.latest(name)) is not None]
+    return store, [p for name in models if (p := store.latest(name)) is not None]
 
 
 def _after(sets: list[ParameterSet]) -> str:

@@ -60,6 +60,18 @@ class Arrived(NamedTuple):
         return (self.type, kind) if kind and kind != self.type else (self.type,)
 
 
+class ShardBatch(NamedTuple):
+    """What a source batch holds for one shard, and how far its partitions have come.
+
+    `watermarks` lists (partition, watermark in ms); `partitions` is how many feed the shard.
+    """
+
+    shard: int
+    events: list[Arrived]
+    watermarks: tuple[tuple[int, int], ...]
+    partitions: int
+
+
 def group_by_shard(arrived: list[Arrived], *, shards: int) -> dict[int, list[Arrived]]:
     """Events by shard, each list in order of arrival."""
     grouped: dict[int, list[Arrived]] = {}

@@ -54,12 +54,19 @@ def state_consent(
     return changed
 
 
+def is_on(signal: Scalar) -> bool:
+    """Whether what an event's context says of `gpc` means that the signal was sent."""
+    return signal in _ON
+
+
 def honour_gpc(profile: Profile, signal: Scalar, consent: Consent, at_ms: int) -> bool:
     """Apply an event's `gpc` (true, 1, "1"; absent says nothing); True where anything changed."""
     if signal is None or not consent.gpc:
         return False
-    if signal not in _ON:
-        profile.gpc_ms = 0
+    if not is_on(signal):
+        # What is older than the newest event seen takes no signal back.
+        if at_ms >= profile.now_ms:
+            profile.gpc_ms = 0
         return False
     if profile.gpc_ms:
         return False

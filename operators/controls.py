@@ -43,6 +43,25 @@ def reset_taste(profile: Profile, tastes: Iterable[int]) -> None:
         pending.learnable = False
 
 
+def holds_behaviour(profile: Profile) -> bool:
+    """Whether there is anything that `forget_behaviour` or leaving all segments would drop."""
+    return any(
+        (
+            profile.signals,
+            profile.attributes,
+            profile.provenance,
+            profile.records,
+            profile.shown,
+            profile.pending,
+            profile.last,
+            profile.cases,
+            profile.sampled,
+            profile.holding,
+            profile.segments,
+        )
+    )
+
+
 def forget_behaviour(profile: Profile) -> None:
     """Drop what was observed, keep what the person stated (consent and do-not-show)."""
     profile.signals.clear()

@@ -17,8 +17,8 @@ from operators.audience import look
 from operators.budget import Budget
 from operators.choose import Chooser, pack_cells
 from operators.consent import honour_gpc, refusal, state_consent
-from operators.controls import forget_behaviour, hide, reset_taste
-from operators.duplicates import contact_of
+from operators.controls import forget_behaviour, hide, holds_behaviour, reset_taste
+from operators.duplicates import contact_of, no_contact
 from operators.filters import number_of
 from operators.golden_record import fold
 from operators.ids import decision_id
@@ -30,7 +30,9 @@ from operators.predict import Cases, Predictor, forget_cases
 from operators.profile import FAR, Pending, PendingItem, Profile
 from operators.records import decision_record
 from operators.segments import POLICY, leave_segments, pass_time, update_segments
+from schemas.events import CONTROL_TYPES
 
+_WITHDRAWN: Final = ("consent_refused", "privacy_signal")
 EXPIRED: Final = "expired"
 """The cause of leaving where a profile was idle beyond its TTL."""
 
@@ -104,10 +106,9 @@ class Decide:
             state_consent(profile, stated, event.occurred_ms, asked=plan.purposes)
         refused = refusal(consent, profile, "collect")
         if before and not refused:
-            profile.first_ms = event.occurred_ms  # what came before was not watched
-        if said and refused == "consent_refused":
-            forget_behaviour(profile)
-            out.changes += leave_segments(profile, plan, moment, event.event_id)
+            profile.first_ms = now_ms  # what came before was not watched, whatever the grant's date
+        if said and refused in _WITHDRAWN:
+            self._forget(profile, moment, event.event_id, out)
         if said and refusal(consent, profile, "learn") is not None:
             forget_cases(profile)
         if event.type == "consent_changed":
@@ -145,6 +146,9 @@ class Decide:
     def pass_time(self, profile: Profile, until_ms: int, *, since: Since, out: Outputs) -> bool:
         """Let everything due by an instant happen; True where others may see the difference."""
         changed = False
+        if profile.plan not in (0, self.plan.mark):
+            due_ms = max(profile.now_ms, min(profile.deadline(), until_ms))
+            changed = self.adopt_policy(profile, due_ms, since=since, out=out)
         while True:
             # One instant after the other: a case must not see what time changed after it.
             now_ms = min(profile.deadline(), until_ms)
@@ -160,30 +164,45 @@ class Decide:
     def adopt_policy(self, profile: Profile, now_ms: int, *, since: Since, out: Outputs) -> bool:
         """Evaluate a profile anew that was last evaluated under another policy.
 
-        Only what the policy declares is kept. True where others may see the difference.
+        Only what the policy declares is kept, and nothing of who refuses what it asks for. That is
+        no sign of life: how long the profile was idle stays as it was. True where others may see
+        the difference.
         """
         plan = self.plan
-        if profile.plan == plan.mark or refusal(plan.policy.consent, profile, "collect"):
+        if profile.plan == plan.mark:
             return False
         for slot in [slot for slot in profile.signals if slot not in plan.slots]:
             del profile.signals[slot]
-        changes = update_segments(profile, plan, self.moment(now_ms, since=since), POLICY)
-        profile.now_ms = now_ms
-        profile.version += len(changes)
-        out.changes += changes
-        return bool(changes)
+        moment = self.moment(now_ms, since=since)
+        before = len(out.changes)
+        refused = refusal(plan.policy.consent, profile, "collect")
+        if refused is None:
+            out.changes += update_segments(profile, plan, moment, POLICY)
+        elif refused in _WITHDRAWN:
+            self._forget(profile, moment, POLICY, out)
+        else:
+            # Not asked yet, under a policy that asks: what is held waits for the next event.
+            out.changes += leave_segments(profile, plan, moment, POLICY)
+        profile.version += len(out.changes) - before
+        return len(out.changes) > before
 
     def reduce_to_statements(self, profile: Profile, now_ms: int, *, out: Outputs) -> bool:
         """Forget an idle profile's behaviour; True where there was any."""
         close_windows(profile, FAR, out=out)
-        if not (profile.signals or profile.attributes or profile.segments or profile.shown):
+        if not holds_behaviour(profile):
             return False
-        out.changes += leave_segments(
-            profile, self.plan, self.moment(now_ms, since=ALWAYS), EXPIRED
-        )
-        forget_behaviour(profile)
+        self._forget(profile, self.moment(now_ms, since=ALWAYS), EXPIRED, out)
+        profile.first_ms = now_ms  # what was dropped says nothing about what was done
         profile.version += 1
         return True
+
+    def _forget(self, profile: Profile, moment: Moment, cause: str, out: Outputs) -> None:
+        """Drop the behaviour, and all that was made of it elsewhere."""
+        suggest = self.plan.suggest
+        if suggest is not None and profile.attributes:
+            out.contacts.append(no_contact(profile.profile_id, moment.now_ms))
+        forget_behaviour(profile)
+        out.changes += leave_segments(profile, self.plan, moment, cause)
 
     def holds_nothing(self, profile: Profile) -> bool:
         """Whether there is nothing that may be kept of a profile, not even a statement."""
@@ -215,8 +234,11 @@ class Decide:
         plan = self.plan
         reset = event.type == "taste_reset"
         # Watched for longer than was known: what was unknown may be known now.
-        anew = reset or event.occurred_ms < profile.first_ms
-        profile.first_ms = min(profile.first_ms, event.occurred_ms)
+        anew = reset
+        # A control event applies whatever its date: that others were watched for it does not say.
+        if event.type not in CONTROL_TYPES and event.occurred_ms < profile.first_ms:
+            anew = True
+            profile.first_ms = event.occurred_ms
         if reset:
             reset_taste(profile, [signal.slot for signal in plan.tastes])
         elif event.type == "feedback":

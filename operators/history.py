@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from operators.arrival import Arrived
+from operators.consent import is_on
 from operators.decode import NEVER
 from operators.ids import hash64
 from schemas.events import LINK_TYPES, Scalar
@@ -143,9 +144,10 @@ class Histories:
 
     def _may_hold(self, event: Arrived) -> bool:
         """Whether behaviour of this id may be kept; notes what the event itself says of that."""
+        signalled = "collect" in self._consent.gpc and is_on(event.context.get("gpc"))
         purpose = self._consent.collect
         if purpose is None:
-            return True
+            return not signalled
         granted = (event.consent or {}).get(purpose) if event.type == "consent_changed" else None
         known = self._consents.get(event.raw_id)
         # As in a profile: the newer statement holds, and of one instant the refusal.
@@ -153,7 +155,7 @@ class Histories:
             known is None or (event.occurred_ms, not granted) > (known[1], not known[0])
         ):
             known = self._consents[event.raw_id] = (granted, event.occurred_ms)
-        if "collect" in self._consent.gpc and event.context.get("gpc") in (True, "1", "true"):
+        if signalled:
             return False
         return self._consent.before_known == "granted" if known is None else known[0]
 

@@ -221,10 +221,10 @@ class IdentityGroup:
             self._routes[member] = (canonical, routing.aliases)
         if routing.erased_of is not None:
             self._histories.take(member, since_ms=NEVER)
-            # The request itself goes to the profile of the id it names, from that id's group.
-            own = cause.raw_id if member == cause.raw_id else None
+            # The request itself goes to the profile of the id it names, from that id's group: a
+            # copy that came before it would leave it nothing to find.
             for profile_id in dict.fromkeys((member, routing.erased_of)):
-                if profile_id != own:
+                if profile_id != cause.raw_id:
                     out.append(self._copy(cause, profile_id, OUTCOME))
             counts["erased"] += 1
         elif canonical not in (member, former[0]):

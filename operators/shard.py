@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from operators.arrival import LIVE, OUTCOME, Arrived
+from operators.arrival import ShardBatch as ShardBatch
 from operators.decide import Decide
 from operators.decode import NEVER
 from operators.duplicates import no_contact
@@ -35,18 +36,6 @@ _SWEPT_AT_ONCE: Final = 64
 _HOT: Final = 128
 """Profiles kept decoded per shard between snapshots; beyond it they all turn cold. Measured: 4,096
 held 6.8 KiB per profile, 512 held 2.0, 128 held 1.4; decoding again costs up to 10 % of DECIDE."""
-
-
-class ShardBatch(NamedTuple):
-    """What a source batch holds for one shard, and how far its partitions have come.
-
-    `watermarks` lists (partition, watermark in ms); `partitions` is how many feed the shard.
-    """
-
-    shard: int
-    events: list[Arrived]
-    watermarks: tuple[tuple[int, int], ...]
-    partitions: int
 
 
 @dataclass(slots=True)
@@ -70,6 +59,7 @@ class Shard:
     _watermark: int = NEVER
     _swept_day: int = NEVER
     _newest: int = NEVER
+    _floor: int = 0
     _since: dict[int, int] = field(default_factory=dict)
     _erased: dict[int, int] = field(default_factory=dict)
     _stale: list[str] = field(default_factory=list)
@@ -140,20 +130,29 @@ class Shard:
                 self.decide.apply_outcome(profile, event, out=out)
                 self._schedule(profile)
             return
+        came_new = profile is None
         if profile is None:
-            # Versions begin at the clock: one that comes back is newer than what was erased of it.
+            # Versions begin at the clock, and above those of all that is gone: one that comes back
+            # is newer than what was erased of it.
+            # A live event of before the watermark is a control event: nobody was watched for it.
+            first_ms = max(event.occurred_ms, self._watermark) if live else event.occurred_ms
             profile = Profile(
-                event.profile_id, event.occurred_ms, event.occurred_ms, max(0, event.received_ms)
+                event.profile_id, first_ms, first_ms, max(event.received_ms, self._floor)
             )
             self._hot[event.profile_id] = profile
             self._scheduled[event.profile_id] = FAR
         # A control event may be older than timers that fired: for the profile, time goes on.
         profile.now_ms = max(profile.now_ms, self._watermark)
+        version = profile.version
         self.decide.apply(profile, event, shard=self.number, since=self._since, out=out)
         if self.decide.holds_nothing(profile):
             # Collecting is not allowed and nothing was stated: then there is no profile to keep.
             self._hot.pop(event.profile_id)
             self._scheduled.pop(event.profile_id)
+            self._floor = max(self._floor, profile.version)
+            if not came_new:
+                # The version of before: a decision that this event led to stays served.
+                self._drop(event.profile_id, version, out)
             touched.pop(event.profile_id, None)
             return
         touched[event.profile_id] = None
@@ -186,8 +185,7 @@ class Shard:
         version = max(0 if profile is None else profile.version + 1, event.received_ms)
         self._drop(event.profile_id, version, out)
         touched.pop(event.profile_id, None)
-        if event.mode == LIVE:
-            out.receipts.append(receipt(event, found=found, pseudonyms=self.pseudonyms))
+        out.receipts.append(receipt(event, found=found, pseudonyms=self.pseudonyms))
 
     def _profile(self, profile_id: str) -> Profile | None:
         profile = self._hot.get(profile_id)
@@ -200,6 +198,7 @@ class Shard:
         self._hot.pop(profile_id, None)
         self._cold.pop(profile_id, None)
         self._scheduled.pop(profile_id, None)
+        self._floor = max(self._floor, version)
         out.profiles.append(ProfileState(profile_id, version, None))
         if self.decide.plan.suggest is not None:
             out.contacts.append(no_contact(profile_id, self._newest))
@@ -335,6 +334,7 @@ class Shard:
             profiles=self._cold,
             watermark=self._watermark,
             newest=self._newest,
+            floor=self._floor,
             slots=sorted(self.decide.plan.slots),
             since=dict(sorted(self._since.items())),
             erased=dict(sorted(self._erased.items())),
@@ -366,6 +366,7 @@ class Shard:
         self._oldest_bucket = min(wire.seen, default=FAR)
         self._watermark = wire.watermark
         self._newest = wire.newest
+        self._floor = wire.floor
         self._erased = wire.erased
         self._since = watched_since(wire.slots, wire.since, plan.slots, newest_ms=wire.newest)
         timers = []
@@ -374,7 +375,7 @@ class Shard:
             due, _, mark = head_of(block)
             if due < FAR:
                 timers.append((due, profile_id))
-            if mark != plan.mark:
+            if mark not in (0, plan.mark):  # 0: nothing to evaluate before its next event
                 stale.append(profile_id)
         heapq.heapify(timers)
         self._timers = timers

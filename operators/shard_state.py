@@ -32,7 +32,8 @@ class ShardWire(msgspec.Struct, array_like=True):
     """Everything a shard keeps. Fields are only ever appended, each with a default.
 
     `slots` are the signals that were watched, `since` tells of those watched from some instant on;
-    `erased` holds the hashes of the erasure requests that were carried out, with their dates.
+    `floor` is above every version of a profile that is gone; `erased` holds the hashes of the
+    erasure requests that were carried out, with their dates.
     """
 
     shard: int
@@ -44,6 +45,7 @@ class ShardWire(msgspec.Struct, array_like=True):
     profiles: dict[str, bytes]
     watermark: int
     newest: int
+    floor: int
     slots: list[int]
     since: dict[int, int]
     erased: dict[int, int]
@@ -104,6 +106,7 @@ def _from_v1(old: ShardV1, signals: tuple[CompiledSignal, ...]) -> ShardWire:
         profiles=blocks,
         watermark=old.watermark,
         newest=newest,
+        floor=0,
         # Version 1 did not write down what it watched: a signal that nobody has is as good as new.
         slots=sorted(watched),
         since={},

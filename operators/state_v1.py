@@ -67,6 +67,8 @@ def upgrade_profile(block: bytes, signals: tuple[CompiledSignal, ...]) -> tuple[
         first_ms=old.first_ms,
         now_ms=old.now_ms,
         version=old.version,
+        # Deadlines are not carried over, so that it must not pass for this policy's.
+        plan=old.plan and (old.plan ^ 1 or 2),
         signals={slot: state for slot, state in kept.items() if state is not None},
         segments=old.segments,
         attributes=old.attributes,
