@@ -187,7 +187,7 @@ def _evaluate(
         profile.deadlines.pop(position, None)
     else:
         # Never at or before now: a boundary that rounding puts there would fire for ever.
-        profile.deadlines[position] = max(until_ms, now_ms + 1)
+        profile.deadlines[position] = until_ms if until_ms > now_ms else now_ms + 1
     if member == (entered is not None):
         return None
     if member:

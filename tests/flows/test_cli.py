@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from flows.cli import main
+from flows.kafka.admin import default_topics
 from flows.personalize import DEFAULT_SHARDS
 from tests.flows.live_flow import ROOT, command, environment
 from tests.flows.test_replay import ALWAYS
@@ -26,7 +27,10 @@ HAND = Path(__file__).parent / "data" / "hand"
 POLICY, CATALOGUE, EVENTS = (
     str(HAND / name) for name in ("policy.yaml", "catalogue.yaml", "events.jsonl")
 )
-COMMANDS = {"demo", "replay", "run", "export", "check", "schema", "topics", "simulate"}
+COMMANDS = {
+    *("demo", "replay", "run", "export", "check", "schema", "topics", "simulate"),
+    *("profile", "forget", "scrub"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -235,7 +239,7 @@ def test_topics_are_created_once_and_differences_are_told(
 ) -> None:
     settings = {"kafka_bootstrap_servers": kafka.bootstrap, "topic_prefix": f"{topic_prefix}."}
     first = nextbest("topics", "--partitions", "2", **settings).output.splitlines()
-    assert len(first) == 9
+    assert len(first) == len(default_topics())
     assert all(re.fullmatch(rf"{topic_prefix}\.[a-z-]+: created", line) for line in first)
     again = nextbest("topics", "--partitions", "3", **settings).output.splitlines()
     assert all("exists; partitions is 2, expected 3" in line for line in again)
