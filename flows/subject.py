@@ -97,6 +97,13 @@ class Subject:
             if key.startswith("decision:")
         }
 
+    @property
+    def of_another_policy(self) -> bool:
+        """Whether the state names what this policy does not, so that only a part can be told."""
+        if self.stored is None or self.stored.profile.plan == self.plan.mark:
+            return False
+        return any(slot not in self.plan.slots for slot in self.stored.profile.signals)
+
     def _served_view(self) -> Record | None:
         served = (self.served or {}).get(f"profile:{self.profile_id}")
         return None if served is None else served.value

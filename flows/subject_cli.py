@@ -63,6 +63,12 @@ def profile(
         raise UnknownPersonError(
             f"nothing is held of this user in {' or '.join(subject.looked_in)}"
         )
+    if subject.of_another_policy:
+        click.echo(
+            "nextbest: what is held was kept under another policy than this one, and cannot all be "
+            "named: give the flow's own with --policy and --catalogue",
+            err=True,
+        )
     if whole:
         _write(export(subject, now_ms=now_ms()).model_dump(mode="json"), out)
     elif as_json:

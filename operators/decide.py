@@ -143,6 +143,18 @@ class Decide:
             profile.version += 1
             self._attribute(profile, event, out)
 
+    def retire(self, profile: Profile, event: Arrived, *, since: Since, out: Outputs) -> None:
+        """End the profile of an id that is an alias from now on: its history was carried over.
+
+        What the person stated stays, and so do open decisions, whose outcomes still come.
+        """
+        moment = self.moment(max(profile.now_ms, event.occurred_ms), since=since)
+        pending = list(profile.pending)
+        before = len(out.changes)
+        self._forget(profile, moment, event.event_id, out)
+        profile.pending = pending
+        profile.version += 1 + len(out.changes) - before
+
     def pass_time(self, profile: Profile, until_ms: int, *, since: Since, out: Outputs) -> bool:
         """Let everything due by an instant happen; True where others may see the difference."""
         changed = False

@@ -204,6 +204,8 @@ def parse_event(record: RawRecord, *, max_event_bytes: int = MAX_EVENT_BYTES) ->
     for name in REQUIRED_BY_TYPE.get(event.type, ()):
         if getattr(event, name) is None:
             raise Refused("decode", "missing_field", f"{event.type} needs {name}")
+    if event.type == "feedback" and event.content_id is None and event.tag is None:
+        raise Refused("decode", "missing_field", "feedback needs content_id or tag")
     # JSON's integers have no limit, those of a snapshot have: one more would stop every snapshot.
     stated = event.attributes.values() if event.attributes else ()
     if any(isinstance(value, int) and not -_INT64 <= value < _INT64 for value in stated):

@@ -131,7 +131,6 @@ class IdentityGroup:
     ) -> None:
         self.number = number
         self._carry = policy.carry
-        self._suggests = policy.suggest is not None
         self._shards = shards
         self._seal = seal
         self._histories = Histories(policy, consent, most=max(1, policy.anonymous // GROUPS))
@@ -228,9 +227,8 @@ class IdentityGroup:
                     out.append(self._copy(cause, profile_id, OUTCOME))
             counts["erased"] += 1
         elif canonical not in (member, former[0]):
-            if self._suggests:
-                # The profile of the alias is no longer one that might be somebody's duplicate.
-                out.append(self._copy(cause, member, OUTCOME))
+            # What was kept of the alias itself ends: its person has one profile now.
+            out.append(self._copy(cause, member, OUTCOME))
             oldest = max(cause.occurred_ms, self.watermark_ms) - self._carry
             held = self._histories.take(member, since_ms=oldest)
             out += [self._history(event, routing) for event in held]

@@ -8,7 +8,7 @@ that they encode as they are; `Any`, because they come back from bytes untyped.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -108,36 +108,6 @@ def as_parts_leave(
         if holds(value) != truth and (left == last or instants[left] != instants[left - 1]):
             return truth, instants[left - 1] + after_ms
     return truth, None
-
-
-def as_it_falls(
-    left: Sequence[State],
-    read: Callable[[State | None], float | None],
-    instants: Sequence[int],
-    holds: Holds,
-    after_ms: int,
-    bounds: Sequence[float],
-) -> Outlook:
-    """As `as_parts_leave`, of a value that but falls until none is left.
-
-    `left[k]` reads as the value of the newest k + 1 parts. Looked for is where it comes down onto a
-    bound or below it: nothing else changes the truth.
-    """
-    number = len(left)
-    value = read(left[-1])
-    truth = holds(value)
-    while (bound := max([b for b in bounds if b <= value], default=None)) is not None:
-        cut = bisect_left if bound == value else bisect_right
-        number = cut(left, bound, 0, number, key=read)
-        # Those of one instant leave together: what lies between is never seen.
-        instant = instants[len(left) - number - 1]
-        number = len(left) - bisect_right(instants, instant)
-        if not number:
-            break
-        value = read(left[number - 1])
-        if holds(value) != truth:
-            return truth, instant + after_ms
-    return truth, None if holds(read(None)) == truth else instants[-1] + after_ms
 
 
 def _alike(value: Value, bounds: Sequence[float]) -> tuple[float, float]:

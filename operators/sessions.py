@@ -1,9 +1,11 @@
 """What are a person's sessions like: how many, how long, how deep?
 
 Events closer together than the gap are one session. State: [[start, end, number of events], ...] in
-ms, ascending, with the sorted hashes of the values seen for depth (the least 64, of the newest two
-sessions): the newest 32 sessions where they are counted, else the newest four. Among events that
-arrive less than a gap late, order does not matter; what is later may find its neighbours gone.
+ms, ascending, with the sorted hashes of the values seen for depth (the least 64). A session is
+settled once it ended two gaps before the newest event: of those the newest 31 are kept where
+sessions are counted, else the newest two, without hashes; of the others there are two at most.
+Among events that arrive less than a gap late, order does not matter; what is later may find its
+neighbours gone.
 """
 
 from __future__ import annotations
@@ -22,9 +24,8 @@ from schemas.time import DAY
 
 Measure = Literal["sessions", "events", "length", "depth", "dwell"]
 
-_COUNTED: Final = 32
-_CURRENT: Final = 4
-_DEEP: Final = 2
+_COUNTED: Final = 31
+_CURRENT: Final = 2
 _DEPTH: Final = 64
 
 
@@ -68,15 +69,21 @@ class Sessions:
         return self._trimmed(sessions)
 
     def _trimmed(self, sessions: list[list[Any]]) -> State:
+        newest, settled = sessions[-1][1], len(sessions) - 1
+        # The others may yet be joined with each other. Were those counted, too, what is dropped
+        # would depend on whether the event between them came before or after.
+        while settled and sessions[settled - 1][1] > newest - 2 * self.gap:
+            settled -= 1
+        kept = _COUNTED if self.measure == "sessions" else _CURRENT
+        if settled > kept:
+            del sessions[: settled - kept]
+            settled = kept
         if self.measure == "sessions":
             # A day more, so that an event within the lateness still finds its neighbours.
-            horizon = sessions[-1][1] - self.within - self.gap - DAY
-            while len(sessions) > _COUNTED or sessions[0][1] <= horizon:
+            while sessions[0][1] <= newest - self.within - self.gap - DAY:
                 del sessions[0]
-            return sessions
-        del sessions[:-_CURRENT]
-        if self.measure == "depth":
-            for session in sessions[:-_DEEP]:
+        elif self.measure == "depth":
+            for session in sessions[:settled]:
                 session[3] = []
         return sessions
 

@@ -34,8 +34,7 @@ from schemas.time import DAY
 _DEDUPE_BUCKETS: Final = 8
 _SWEPT_AT_ONCE: Final = 64
 _HOT: Final = 128
-"""Profiles kept decoded per shard between snapshots; beyond it they all turn cold. Measured: 4,096
-held 6.8 KiB per profile, 512 held 2.0, 128 held 1.4; decoding again costs up to 10 % of DECIDE."""
+"""Profiles kept decoded per shard between snapshots: 4,096 took 6.8 KiB a profile, 128 took 1.4."""
 
 
 @dataclass(slots=True)
@@ -100,10 +99,9 @@ class Shard:
         live = event.mode == LIVE
         identity = hash64(seen_as(event))
         known = identity in self._seen or identity in self._erased
-        if live and event.raw_id != event.profile_id:
-            # What a link has carried over already is not new when it is delivered again.
-            known = known or hash64(carried_as(event)) in self._seen
-        if known:
+        # What a link has carried over already is not new when it is delivered again.
+        linked = live and event.raw_id != event.profile_id
+        if known or (linked and hash64(carried_as(event)) in self._seen):
             out.counts["duplicate"] += live
             return
         late = live and event.occurred_ms < self._watermark and event.type not in CONTROL_TYPES
@@ -118,8 +116,7 @@ class Shard:
             # Linking is the identify step's; a policy without an identity section has none.
             out.counts["suppressed"] += live
             if event.mode == OUTCOME:
-                # An alias of another profile from now on: nobody's duplicate.
-                out.contacts.append(no_contact(event.profile_id, event.occurred_ms))
+                self._retire(event, touched, out)
             return
         profile = self._profile(event.profile_id)
         if event.type == "erasure_requested":
@@ -132,9 +129,8 @@ class Shard:
             return
         came_new = profile is None
         if profile is None:
-            # Versions begin at the clock, and above those of all that is gone: one that comes back
-            # is newer than what was erased of it.
-            # A live event of before the watermark is a control event: nobody was watched for it.
+            # Versions begin at the clock, above those of all that is gone. A live event of before
+            # the watermark is a control event: nobody was watched for it.
             first_ms = max(event.occurred_ms, self._watermark) if live else event.occurred_ms
             profile = Profile(
                 event.profile_id, first_ms, first_ms, max(event.received_ms, self._floor)
@@ -142,8 +138,7 @@ class Shard:
             self._hot[event.profile_id] = profile
             self._scheduled[event.profile_id] = FAR
         # A control event may be older than timers that fired: for the profile, time goes on.
-        profile.now_ms = max(profile.now_ms, self._watermark)
-        version = profile.version
+        profile.now_ms, version = max(profile.now_ms, self._watermark), profile.version
         self.decide.apply(profile, event, shard=self.number, since=self._since, out=out)
         if self.decide.holds_nothing(profile):
             # Collecting is not allowed and nothing was stated: then there is no profile to keep.
@@ -157,6 +152,16 @@ class Shard:
             return
         touched[event.profile_id] = None
         self._schedule(profile)
+
+    def _retire(self, event: Arrived, touched: dict[str, None], out: Outputs) -> None:
+        """An alias from now on: nobody's duplicate, and nothing fires for it."""
+        if self.decide.plan.suggest is not None:
+            out.contacts.append(no_contact(event.profile_id, event.occurred_ms))
+        profile = self._profile(event.profile_id)
+        if profile is not None:
+            self.decide.retire(profile, event, since=self._since, out=out)
+            touched[event.profile_id] = None
+            self._schedule(profile)
 
     def _remember_id(self, identity: int, instant: int) -> None:
         self._seen.add(identity)
@@ -320,8 +325,7 @@ class Shard:
     def snapshot(self) -> bytes:
         """The whole state as versioned, sealed bytes; equal states give equal bytes.
 
-        Only profiles touched since the last snapshot are encoded anew; the others are bytes
-        already.
+        Only profiles touched since the last snapshot are encoded anew.
         """
         self._cool()
         wire = ShardWire(
@@ -369,8 +373,7 @@ class Shard:
         self._floor = wire.floor
         self._erased = wire.erased
         self._since = watched_since(wire.slots, wire.since, plan.slots, newest_ms=wire.newest)
-        timers = []
-        stale = []
+        timers, stale = [], []
         for profile_id, block in wire.profiles.items():
             due, _, mark = head_of(block)
             if due < FAR:

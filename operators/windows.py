@@ -28,7 +28,6 @@ from operators.kinds import (
     Outlook,
     State,
     Value,
-    as_it_falls,
     as_ones_leave,
     as_parts_leave,
     at_instants,
@@ -196,8 +195,7 @@ class Measure(NamedTuple):
 
     `one` makes the cell of one amount (None: the amount itself), `all_of` that of several; `join`
     makes one cell of two, `put` likewise for a bucket, which has a limit; `read` gives the value
-    of a cell (None: of nothing), `read_all` those of several cells. `falls` says of cells whether
-    the value can but fall as one after the other leaves, the last one aside.
+    of a cell (None: of nothing), `read_all` those of several cells.
     """
 
     one: Callable[[int], Cell] | None
@@ -206,7 +204,6 @@ class Measure(NamedTuple):
     put: Callable[[Cell, Cell], Cell]
     read: Callable[[Cell | None], float | None]
     read_all: Callable[[list[Cell]], list[float]]
-    falls: Callable[[list[Cell]], bool]
 
 
 def _join_pairs(held: list[int], more: list[int]) -> list[int]:
@@ -232,10 +229,9 @@ SUM: Final = Measure(
     _add,
     lambda cell: 0.0 if cell is None else cell / MICRO,
     _numbers,
-    lambda cells: min(cells) >= 0,
 )
-LEAST: Final = Measure(None, min, min, min, _number, _numbers, lambda _cells: False)
-GREATEST: Final = Measure(None, max, max, max, _number, _numbers, lambda _cells: True)
+LEAST: Final = Measure(None, min, min, min, _number, _numbers)
+GREATEST: Final = Measure(None, max, max, max, _number, _numbers)
 MEAN: Final = Measure(
     lambda amount: [1, amount],
     lambda amounts: [len(amounts), sum(amounts)],
@@ -243,7 +239,6 @@ MEAN: Final = Measure(
     _put_pair,
     lambda cell: None if cell is None else cell[1] / (cell[0] * MICRO),
     lambda cells: [total / (number * MICRO) for number, total in cells],
-    lambda _cells: False,
 )
 
 
@@ -312,16 +307,13 @@ class AmountWindow:
         A part leaves one window after its instant. Holds where no event is yet to come.
         """
         live, start, end = _live(state, now_ms, self.within, self.size)
-        parts = self._parts(state, live, start, end)
+        one = self.measure.one
+        parts = list(live.values())
+        parts += state[2][start:end] if one is None else map(one, state[2][start:end])
         cells: list[Cell | None] = list(accumulate(reversed(parts), self.measure.join))
         cells.reverse()
         cells.append(None)
         return cells, [*map(self.size.__mul__, live), *state[0][start:end]]
-
-    def _parts(self, state: State, live: dict[int, Cell], start: int, end: int) -> list[Cell]:
-        """The cells of what is in the window, in the order in which they leave."""
-        one, amounts = self.measure.one, state[2][start:end]
-        return [*live.values(), *(amounts if one is None else map(one, amounts))]
 
     def outlook(
         self,
@@ -337,13 +329,6 @@ class AmountWindow:
         if state[0][-1] > now_ms:
             instants = self.instants(state)
             return at_instants(lambda at: self.value(state, at), instants, now_ms, holds)
-        if bounds:
-            live, start, end = _live(state, now_ms, self.within, self.size)
-            parts = self._parts(state, live, start, end)
-            if parts and self.measure.falls(parts):
-                cells = list(accumulate(reversed(parts), self.measure.join))
-                instants = [*map(self.size.__mul__, live), *state[0][start:end]]
-                return as_it_falls(cells, self.measure.read, instants, holds, self.within, bounds)
         values, instants = self._as_parts_leave(state, now_ms)
         return as_parts_leave(values, instants, holds, self.within, bounds)
 

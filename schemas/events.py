@@ -111,6 +111,12 @@ def event_schema() -> dict[str, Any]:
         }
         for kind, fields in REQUIRED_BY_TYPE.items()
     ]
+    schema["allOf"].append(
+        {
+            "if": {"properties": {"type": {"const": "feedback"}}, "required": ["type"]},
+            "then": {"anyOf": [_present(("content_id",)), _present(("tag",))]},
+        }
+    )
     return schema
 
 

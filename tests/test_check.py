@@ -534,8 +534,8 @@ def test_no_message_speaks_of_the_machinery(text: str) -> None:
 WORDS = {
     "signals:\n  a: {kind: cuont, events: x, within: 1d}": (
         "'cuont'",
-        "one of count, sum, mean, min, max, distinct, last, first, ratio, affinity, sequence, streak, "
-        "session, rfm (did you mean count?)",
+        "one of count, sum, mean, min, max, distinct, last, first, ratio, affinity, sequence, "
+        "streak, session, rfm (did you mean count?)",
     ),
     "segments:\n  s: {when: {sgnal: views}}": (
         '{"sgnal": "views"}',

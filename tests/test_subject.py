@@ -354,9 +354,10 @@ def test_the_command_prints_exports_and_writes(tmp_path: Path) -> None:
     given = {"pseudonym_key": SECRET, "shards": SHARDS, "recovery_dir": store, **FILES}
     shown = run(profile, CANARY, **given)
     assert shown.exit_code == 0, shown.output
-    assert shown.output.startswith(CANARY)
+    assert shown.stdout.startswith(CANARY)
+    assert "kept under another policy" in shown.stderr
     exported = run(profile, CANARY, "--export", **given)
-    document = json.loads(exported.output)
+    document = json.loads(exported.stdout)
     Draft202012Validator(out_schema(SubjectExport)).validate(document)
     assert document["profile"]["profile_id"] == CANARY
     out = tmp_path / "out.json"

@@ -27,7 +27,7 @@ from operators.ids import shard_of
 from operators.links import GROUPS
 from operators.outputs import Outputs, Record
 from operators.plan import Plan
-from operators.profile import Profile
+from operators.profile import FAR, Profile
 from operators.shard import Shard, ShardBatch
 from schemas.identity import Identity, Suggest
 from schemas.policy import Consent
@@ -173,6 +173,9 @@ def test_suggestions_come_out_of_the_engine_and_survive_a_resume(tmp_path: Path)
     assert found == []
     run_flow(flow, epoch_interval=EACH_BATCH, recovery_dir=tmp_path / "store")
     assert [(r["profile_a"], r["profile_b"]) for r in found] == [("u1", "u2")]
+
+
+BOUGHT: Final = {"done": "buy", "gap": "1h"}
 
 
 # What DECIDE makes of it: the shards behind the identity groups, without the engine.
@@ -325,6 +328,25 @@ def test_an_erasure_leaves_no_profile_of_the_family(same_shard: bool, asked: str
     behind.give(link("a1", user, at=T0 + 5), sent("a1", at=T0 + 6))
     behind.give(request)
     assert behind.views(user) == 1, "a redelivered request does not reach who came back"
+
+
+def test_the_profile_of_an_alias_ends_with_its_link() -> None:
+    """Its timers would otherwise tell of a visitor who left, while the person went on."""
+    of = plan(
+        policy(
+            identity={"carry": "1d"},
+            segments={"gone": {"when": {"done": "view", "within": "1d", "not_then": BOUGHT}}},
+        )
+    )
+    behind = Behind(of)
+    behind.give(sent("a1", at=T0))
+    behind.give(link("a1", "u1", at=T0 + 1), sent("a1", "buy", at=T0 + 2))
+    retired = behind.profile("a1")
+    assert retired is not None
+    assert (retired.signals, retired.segments, retired.deadline()) == ({}, {}, FAR)
+    person = behind.profile("u1")
+    assert person is not None
+    assert len(person.signals) == 1
 
 
 def test_an_unlinked_device_no_longer_feeds_the_profile() -> None:

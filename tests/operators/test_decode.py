@@ -169,6 +169,7 @@ def test_a_type_with_meaning_needs_its_fields(kind: str, field: str) -> None:
         "placement": "home",
         "decision_id": "d",
         "feedback": "like",
+        "content_id": "c1",
         "consent": {"ads": True},
         "attributes": {"plan": "free"},
         "anonymous_id": "a1",
@@ -178,6 +179,12 @@ def test_a_type_with_meaning_needs_its_fields(kind: str, field: str) -> None:
     dead = letter(event(type=kind, **{**whole, field: None}))
     assert dead.code == "missing_field"
     assert field in dead.message
+
+
+def test_feedback_is_on_a_content_or_a_tag() -> None:
+    dead = letter(event(type="feedback", feedback="hide"))
+    assert (dead.code, dead.message) == ("missing_field", "feedback needs content_id or tag")
+    assert decoded(event(type="feedback", feedback="hide", tag="red"))
 
 
 def test_an_unknown_placement_is_refused() -> None:
