@@ -153,7 +153,7 @@ def _saturating(kind: Kind) -> list[int]:
         case Sessions():
             step = max(1, kind.gap // 100)
             return [
-                NOW_MS - visit * 2 * kind.gap - event * step
+                NOW_MS - visit * (kind.gap + 90 * step) - event * step
                 for visit in reversed(range(40))
                 for event in reversed(range(90))
             ]

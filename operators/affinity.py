@@ -107,12 +107,13 @@ class DecayedAffinity:
             liking = weight * 2.0 ** ((elapsed - ahead) / half_life)
             return holds(round(liking, _DIGITS)) != truth
 
-        found = (
-            next(filter(flipped, self._crossings(abs(exact), bounds, exact > 0)), None)
-            if bounds
-            else first_flip(flipped, _GONE * half_life)
-        )
-        return truth, None if found is None else now_ms + found
+        if not bounds:
+            found = first_flip(flipped, _GONE * half_life)
+            return truth, None if found is None else now_ms + found
+        for ahead in self._crossings(abs(exact), bounds, exact > 0):
+            if flipped(ahead):
+                return truth, now_ms + ahead
+        return truth, None
 
     def _crossings(self, liking: float, bounds: Sequence[float], positive: bool) -> list[int]:
         """How far ahead decay takes a liking onto each bound and beyond it, soonest first."""

@@ -38,7 +38,7 @@ class CompiledSegment:
     `events` names the events that feed its signals (`any_event`: whatever they are), `segments`
     those it asks about. Spans are milliseconds: entered once the condition has held for `for_ms`,
     not left for `stay_ms`, left at an age of `leave_ms` (None: not). `waits` is the key of what is
-    noted in a profile meanwhile; it changes with the definition.
+    noted in a profile meanwhile; it changes with the definition. `timed`: there is such a span.
     """
 
     name: str
@@ -53,11 +53,7 @@ class CompiledSegment:
     stay_ms: int
     leave_ms: int | None
     waits: str
-
-    @property
-    def timed(self) -> bool:
-        """Whether membership is more than the condition's truth."""
-        return bool(self.for_ms or self.stay_ms or self.leave_ms)
+    timed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +175,7 @@ def _compiled(
         stay_ms=segment.stay_at_least or 0,
         leave_ms=segment.leave_after,
         waits=f"{name}:{hash32(f'{definition}|{slots}'):08x}",
+        timed=bool(segment.for_at_least or segment.stay_at_least or segment.leave_after),
     )
 
 

@@ -2,7 +2,7 @@
 
 Events closer together than the gap are one session. State: [[start, end, number of events], ...] in
 ms, ascending, with the sorted hashes of the values seen for depth (the least 64). A session is
-settled once it ended two gaps before the newest event: of those the newest 31 are kept where
+settled once it ended two gaps before the newest event: of those the newest 30 are kept where
 sessions are counted, else the newest two, without hashes; of the others there are two at most.
 Among events that arrive less than a gap late, order does not matter; what is later may find its
 neighbours gone.
@@ -24,7 +24,7 @@ from schemas.time import DAY
 
 Measure = Literal["sessions", "events", "length", "depth", "dwell"]
 
-_COUNTED: Final = 31
+_COUNTED: Final = 30
 _CURRENT: Final = 2
 _DEPTH: Final = 64
 

@@ -160,6 +160,8 @@ class CountWindow:
         live, start, end = _live(state, now_ms, self.within, self.size)
         left = sum(live.values()) + end - start
         truth, turn = holds(float(left)), turn_below(left, bounds)
+        if turn < 0:
+            return truth, None  # as wherever too few happened yet
         if turn >= end - start:
             for bucket, number in live.items():
                 left -= number
