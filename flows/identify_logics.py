@@ -11,8 +11,7 @@ What decides is in `operators.links`, `operators.identify` and `operators.duplic
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from typing import Final, NamedTuple
 
@@ -246,6 +245,6 @@ def _batch_key(part: Identified) -> str:
     return f"b{part.batch[0]}"
 
 
-def _pass_on(counts: Counter[str], count_outcome: Count) -> None:
+def _pass_on(counts: Mapping[str, int], count_outcome: Count) -> None:
     for outcome, n in counts.items():
         count_outcome(outcome, n)

@@ -39,7 +39,7 @@ from flows.redis.serving import ServingSink, ServingWrite
 from flows.settings import Settings, SettingsError
 from flows.shop.plan import SEED, shop_plan, shop_policy
 from flows.simulate.shop import Shop
-from flows.streams import StreamName
+from flows.streams import STREAMS, StreamName
 from flows.telemetry import Health, Telemetry, TelemetryServer
 from operators.adaptive import MODEL as THRESHOLDS
 from operators.adaptive import Followed
@@ -62,19 +62,6 @@ from operators.shard_state import StateError
 
 _LOG: Final = logging.getLogger(__name__)
 _MIB: Final = 1 << 20
-_OUT: Final[tuple[StreamName, ...]] = (
-    "decisions",
-    "segment-changes",
-    "outcomes",
-    "late",
-    "dead-letters",
-    "parameters",
-    "predictions",
-    "audiences",
-    "thresholds",
-    "suggestions",
-    "erasures",
-)
 _LARGEST: Final[dict[StreamName, int]] = {"dead-letters": 32 * _MIB, "parameters": 16 * _MIB}
 CROSSING: Final = (
     Arrived,
@@ -182,7 +169,7 @@ def run_live(settings: Settings, *, process_id: int = 0, addresses: Sequence[str
         raise SettingsError(
             "a cluster needs NEXTBEST_REDIS_URL: its processes share parameters through Redis"
         )
-    topics = {name: settings.topic(name) for name in ("events", *_OUT)}
+    topics = {name: settings.topic(name) for name in ("events", *STREAMS)}
     partitions = check_kafka(settings.kafka, topics.values())
     if settings.redis is not None:
         check_redis(settings.redis, prefix=settings.redis_prefix)
@@ -244,7 +231,7 @@ def run_live(settings: Settings, *, process_id: int = 0, addresses: Sequence[str
                     _sink(settings, name, topics[name], stop, health, telemetry),
                     partial(partition_of, partitions=partitions[topics[name]]),
                 )
-                for name in _OUT
+                for name in STREAMS
             },
             serving=serving,
             serve=serving_writes(plan),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 StreamName = Literal[
     "decisions",
@@ -18,5 +18,6 @@ StreamName = Literal[
     "erasures",
 ]
 
+STREAMS: Final[tuple[StreamName, ...]] = get_args(StreamName)
 REPORTS: Final[tuple[StreamName, ...]] = ("predictions", "audiences", "thresholds")
 """Streams about everybody together, given by what learns."""

@@ -61,7 +61,7 @@ class Identified(NamedTuple):
     places: list[int]
     watermarks: tuple[tuple[int, int], ...]
     partitions: int
-    counts: Counter[str]
+    counts: dict[str, int]
 
 
 _Route = tuple[str, tuple[str, ...]]
@@ -182,7 +182,13 @@ class IdentityGroup:
             self._advance(partition, watermark)
         self._histories.sweep(self.watermark_ms, counts)
         return Identified(
-            self.number, batch.batch, out, places, batch.watermarks, batch.partitions, counts
+            self.number,
+            batch.batch,
+            out,
+            places,
+            batch.watermarks,
+            batch.partitions,
+            dict(counts),  # plain: it crosses processes, and those let in no class but their own
         )
 
     def _one(self, event: Arrived, out: list[Arrived], counts: Counter[str]) -> None:

@@ -14,7 +14,7 @@ from zlib import crc32
 import lz4.block
 import msgspec
 
-from operators.profile import Profile, decode_profile, encode_profile
+from operators.profile import encode_profile
 from operators.pseudonyms import Pseudonyms, SealError
 from operators.signals import CompiledSignal
 from operators.state_v1 import ShardV1, upgrade_profile
@@ -129,8 +129,3 @@ def watched_since(
         elif slot in since:
             found[slot] = since[slot]
     return found
-
-
-def profiles_of(wire: ShardWire) -> dict[str, Profile]:
-    """Every profile of a snapshot, decoded: for looking at what is held."""
-    return {profile_id: decode_profile(block) for profile_id, block in wire.profiles.items()}

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import pytest
 from bytewax.dataflow import Dataflow
@@ -22,7 +22,7 @@ from bytewax.testing import TestingSink, TestingSource
 from flows.cli import main
 from flows.lockstep import Lockstep
 from flows.personalize import Core, Outlet, personalize
-from flows.streams import StreamName
+from flows.streams import STREAMS
 from operators.parameters import LocalParameters
 from schemas.records import RawBatch
 from tests.operators.builders import decoder, plan
@@ -276,7 +276,6 @@ LOCKSTEP_STEPS: Final = {
     "nextbest.settled": "merge",
     "nextbest.lockstep": "output",
 }
-STREAMS: Final[tuple[StreamName, ...]] = get_args(StreamName)
 SECTIONS: Final[dict[str, Any]] = {
     "signals": {"views": {"kind": "count", "events": "view", "within": "7d"}},
     "segments": {

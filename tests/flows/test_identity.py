@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import sqlite3
 from collections import Counter
@@ -18,7 +19,8 @@ from bytewax.testing import TestingSink, TestingSource
 
 from flows.engine import run_flow
 from flows.identify_logics import identify_step, suggest_step
-from flows.recovery import init_store
+from flows.live import CROSSING
+from flows.recovery import init_store, install_restricted_unpickler
 from operators.arrival import HISTORY, LIVE, Arrived
 from operators.decode import Decoded
 from operators.duplicates import Contact
@@ -453,3 +455,16 @@ def test_the_whole_flow_decides_for_the_user_whatever_aborts_come(tmp_path: Path
 def _without_version(decision: Record) -> Record:
     """Each life of the learner has names of its own for its parameter sets."""
     return {name: value for name, value in decision.items() if name != "model_version"}
+
+
+def test_what_the_groups_make_of_a_batch_may_cross_processes() -> None:
+    world = World(IDENTITY)
+    world.give(sent("a1", at=T0, anonymous=True))
+    parts = world.feed(decoded([link("a1", "u1", at=T0 + 1), sent("a1", at=T0 + 2)]))
+    assert any(part.counts for part in parts)
+    pickled = [pickle.dumps(part) for part in parts]
+    undo = install_restricted_unpickler(allow=CROSSING)
+    try:
+        assert [pickle.loads(each) for each in pickled] == parts
+    finally:
+        undo()
