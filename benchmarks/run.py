@@ -24,7 +24,16 @@ from benchmarks.measure import in_fresh_process, load_average, machine  # noqa: 
 from benchmarks.tables import Table, replace_tables, tables_of  # noqa: E402
 
 PAGE: Final = _ROOT / "docs" / "benchmarks.md"
-BENCHMARKS: Final = ("stages", "signals", "flow_memory", "kafka", "state", "learning")
+BENCHMARKS: Final = (
+    "stages",
+    "signals",
+    "flow_memory",
+    "kafka",
+    "state",
+    "learning",
+    "decisions",
+    "open_bandit",
+)
 
 
 def measure(name: str, quick: bool) -> list[Table]:

@@ -1,4 +1,4 @@
-"""The command line: demo, run, replay, export, check, profile, forget, scrub and their helpers.
+"""The command line: demo, run, replay, lift, export, check, profile, forget, and their helpers.
 
 Every error that a user can mend ends in one message and an exit code, never in a stack trace; a bug
 keeps its trace.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,24 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 _FOLDER: Final = click.Path(path_type=Path, file_okay=False)
 
 
+_LATER: Final = {
+    "lift": "flows.lift_cli",
+    "publish": "flows.publish_cli",
+}
+"""Commands by the module that has them: it is loaded when the command is asked for."""
+
+
 class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_LATER])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = _LATER.get(cmd_name)
+        if module is None:
+            return super().get_command(ctx, cmd_name)
+        found: click.Command = getattr(import_module(module), cmd_name)
+        return found
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -193,12 +211,45 @@ def export(out: Path, topic: str | None, start: str | None, end: str | None) -> 
 @click.argument("policy", type=_FILE)
 @click.argument("catalogue", type=_FILE, required=False)
 @click.option("--estimate", "estimated", is_flag=True, help="Also: the bytes a profile takes.")
-@click.option("--json", "as_json", is_flag=True, help="The estimate for machines.")
-def check(policy: Path, catalogue: Path | None, estimated: bool, as_json: bool) -> None:
+@click.option("--coverage", "covered", is_flag=True, help="Also: for whom there is too little.")
+@click.option("--at", help="For --coverage: when, RFC 3339; default: now.")
+@click.option(
+    "--at-least",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="For --coverage: how many contents to choose from beyond the slots.",
+)
+@click.option("--strict", is_flag=True, help="For --coverage: exit with 2 where there are too few.")
+@click.option("--json", "as_json", is_flag=True, help="The figures for machines.")
+def check(
+    policy: Path,
+    catalogue: Path | None,
+    estimated: bool,
+    covered: bool,
+    at: str | None,
+    at_least: int,
+    strict: bool,
+    as_json: bool,
+) -> None:
     """Say everything that is wrong with a policy (and a catalogue), each with file and line."""
+    from flows.check_cli import Coverage
     from flows.check_cli import check as check_files
 
-    sys.exit(check_files(policy, catalogue, estimated=estimated or as_json, as_json=as_json))
+    if (at or strict) and not covered:
+        raise click.UsageError("--at and --strict belong to --coverage")
+    if covered and catalogue is None:
+        raise click.UsageError("--coverage is counted in a catalogue: name one after the policy")
+    asked = Coverage(_instant(at, "--at"), at_least, strict) if covered else None
+    sys.exit(
+        check_files(
+            policy,
+            catalogue,
+            estimated=estimated or as_json,
+            as_json=as_json,
+            coverage=asked,
+        )
+    )
 
 
 @main.command()
@@ -291,6 +342,14 @@ def _instant(text: str | None, flag: str) -> int | None:
 
 for _command in (subject_cli.profile, subject_cli.forget, subject_cli.scrub):
     main.add_command(_command)
+
+
+def every_command() -> dict[str, click.Command]:
+    """The commands by name, those that are loaded when asked for among them."""
+    context = click.Context(main)
+    found = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
+
 
 if __name__ == "__main__":
     main()

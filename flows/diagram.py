@@ -35,10 +35,14 @@ OUTLETS: Final[tuple[StreamName, ...]] = (
     "erasures",
     "dead-letters",
     "parameters",
+    "monitoring",
 )
 """What every policy has; other streams come from steps that an optional section adds."""
 _RESHAPING: Final = frozenset(
-    {"activations", "examples", "learned", "given", "sets", "reports", "taken", "serve"}
+    {
+        *("activations", "examples", "learned", "given", "sets", "reports", "taken", "serve"),
+        *("watched", "told"),
+    }
 )
 _SAYS: Final = {
     "events": "events",
@@ -46,6 +50,7 @@ _SAYS: Final = {
     "route": "route: by shard",
     "decide": "decide, one state per shard: consent, signals, segments, attribution, choice",
     "learn": "learn, one state per model: weights by reward kind",
+    "monitor": "monitor, one state per placement: reward, coverage, drift, fairness",
     "serving": "Redis: newest decisions and profiles",
     "erasures": "erasures: receipts",
 }

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import orjson
 
+from flows.monitor_logic import Told
 from flows.part_names import partition_key
 from flows.streams import StreamName
 from operators.outputs import Made, Outputs, Record
@@ -81,6 +82,14 @@ def suggestion_records(suggestion: Record) -> list[OutRecord]:
     """A suggestion that two profiles are one person, keyed by the pair."""
     identity = suggestion["suggestion_id"]
     return [OutRecord(identity, identity.encode(), orjson.dumps(suggestion), JSON)]
+
+
+def monitoring_records(told: Told) -> list[OutRecord]:
+    """The reports on a placement, keyed by it."""
+    return [
+        OutRecord(report["report_id"], report["placement"].encode(), orjson.dumps(report), JSON)
+        for report in told.reports
+    ]
 
 
 _REPORTED: Final[dict[str, tuple[str, str | None]]] = {

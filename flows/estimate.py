@@ -109,14 +109,21 @@ def estimate(plan: Plan) -> Estimate:
     )
 
 
-_STATED: Final[dict[str, Any]] = {"consent": {}, "hidden": {}, "gpc_ms": 0}
+_STATED: Final[dict[str, Any]] = {
+    "consent": {},
+    "hidden": {},
+    "gpc_ms": 0,
+    "less": {},
+    "preferences": {},
+    "prompted": {},
+}
 _SECTIONS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
     ("segments", "memberships and deadlines", {"segments": {}, "deadlines": {}, "holding": {}}),
     ("attributes", "values, sources", {"attributes": {}, "provenance": {}, "records": {}}),
-    ("statements", "consent, do-not-show", _STATED),
+    ("statements", "consent, do-not-show, levels", _STATED),
     ("caps", "impressions counted", {"shown": {}}),
     ("open decisions", "awaiting outcomes", {"pending": []}),
-    ("last decisions", "per placement", {"last": {}}),
+    ("last decisions", "per placement", {"last": {}, "last_ms": {}, "turned": {}}),
     ("prediction cases", "awaiting labels", {"cases": [], "sampled": {}}),
 )
 

@@ -25,10 +25,15 @@ from operators.filters import content_reader, values_of
 from operators.fixed_dates import BetweenDates
 from operators.golden_record import MOST_ATTRIBUTES, MOST_CHARACTERS, MOST_SOURCES
 from operators.kinds import Kind, State
+from operators.levels import MOST_KEPT
 from operators.occurrences import FieldThen, TimeSince
-from operators.plan import CompiledPlacement, Plan
+from operators.penalties import MOST_KEYS, MOST_TIMES
+from operators.placement_plan import CompiledPlacement
+from operators.plan import Plan
 from operators.predict_state import Case
 from operators.profile import Pending, PendingItem, Profile
+from operators.prompts import MOST_PROMPTS
+from operators.prompts import MOST_TIMES as MOST_ASKED
 from operators.rfm import Rfm
 from operators.sequences import FollowedBy, StepOf
 from operators.sessions import Sessions
@@ -208,6 +213,12 @@ def _fill_statements(profile: Profile, plan: Plan, *, largest: bool) -> None:
         names = [*plan.contents.ids, *plan.contents.tagged]
         width = max(12, *map(len, names)) if names else 12
         profile.hidden = {f"c:{n:0{width}}": NOW_MS for n in range(MOST_HIDDEN)}
+        times = [NOW_MS] * (1 + MOST_TIMES)
+        profile.less = {f"c:{n:0{width}}": times for n in range(MOST_KEYS)}
+        profile.preferences = {f"level.{n:0{_NAME}}": (1, NOW_MS) for n in range(MOST_KEPT)}
+        prompts = [name for names in plan.contents.asks.values() for name in np.flatnonzero(names)]
+        asked = [plan.contents.ids[int(at)] for at in prompts][:MOST_PROMPTS]
+        profile.prompted = {name: [NOW_MS] * MOST_ASKED for name in asked}
     profile.consent = dict.fromkeys(purposes, (True, NOW_MS, 0))
 
 
@@ -218,6 +229,8 @@ def _fill_caps(profile: Profile, plan: Plan, *, largest: bool) -> None:
     keys = [f"c:{name}" for name in plan.contents.ids] if capping.per_content else []
     keys += [f"c:{name}" for name in plan.contents.caps] if own else []
     keys += [f"t:{tag}" for tag in plan.contents.tagged] if capping.per_tag else []
+    keys += [f"p:{name}" for name in capping.placements]
+    keys += [f"n:{name}" for name in capping.channels]
     counted = sorted(set(keys), key=lambda key: (-len(key) if largest else 0, key))
     for key in counted[: _CAPPED if largest else 8]:
         profile.shown[key] = [NOW_MS] * (most if largest else min(most, 2))
@@ -227,6 +240,11 @@ def _fill_decisions(profile: Profile, plan: Plan, *, largest: bool) -> None:
     made = {name: _pending(profile, plan, name, largest=largest) for name in plan.placements}
     for name, pending in made.items():
         profile.last[name] = (_DECISION, [item.content_id for item in pending.items])
+        if plan.timed_last:
+            profile.last_ms[name] = NOW_MS
+        coherence = plan.placements[name].policy.coherence
+        if coherence is not None:
+            profile.turned[name] = [NOW_MS] * (coherence.changes + 1)
     open_ = plan.policy.retention.pending if largest else 1
     # The one with most items is what fills a profile.
     widest = max(made.values(), key=lambda p: (len(p.items), len(p.features)))
@@ -241,6 +259,7 @@ def _pending(profile: Profile, plan: Plan, name: str, *, largest: bool) -> Pendi
         ids.sort(key=lambda content_id: (-len(content_id), content_id))
     slots = placement.policy.slots if from_request else min(placement.policy.slots, len(ids))
     rewards = dict.fromkeys(placement.heads, 1.0) if largest else {}
+    tests = plan.policy.experiments.tests
     return Pending(
         _DECISION,
         name,
@@ -251,9 +270,12 @@ def _pending(profile: Profile, plan: Plan, name: str, *, largest: bool) -> Pendi
         0.1,
         _cells(profile, placement),
         [
-            PendingItem(content_id, rank, 0.1, NOW_MS, dict(rewards))
+            PendingItem(content_id, rank, 0.1, NOW_MS, dict(rewards), True, 0.1, 1)
             for rank, content_id in enumerate(islice(cycle(ids), slots), start=1)
         ],
+        model=placement.model,
+        tests={test: next(iter(of.variants)) for test, of in tests.items()},
+        groups={group: "x" * 64 for group, _ in plan.profile_groups},
     )
 
 

@@ -4,6 +4,9 @@
                 -> cases -> PREDICT (keyed by prediction) -> parameters and reports
                 -> looks -> AUDIENCES (one key) -> centres and reports
                 -> feedback -> THRESHOLDS (one key) -> thresholds and their changes
+                -> sightings -> AGGREGATE (one key) -> global caps, what is popular, test shares
+
+Beside them MONITOR, keyed by placement, watches decisions and outcomes, learns nothing, and reports.
 
 Each learner is a stateful step keyed by its model. What all of them give is one stream of parameter
 sets for the archive, and one of how many lists each took in, which lockstep counts.
@@ -17,6 +20,7 @@ import bytewax.operators as op
 from bytewax.dataflow import Stream
 from bytewax.operators import KeyedStream
 
+from flows.aggregate_logic import aggregate
 from flows.audience_logic import (
     AudienceLogic,
     Feedback,
@@ -25,7 +29,9 @@ from flows.audience_logic import (
     Moved,
     ThresholdLogic,
 )
+from flows.in_force import InForce
 from flows.logics import LearnLogic, ModelExamples
+from flows.monitor_logic import MonitorLogic, Told, keyed_by_placement
 from flows.prediction_logic import Foreseen, LabelledCases, PredictionLogic, by_model
 from flows.streams import StreamName
 from flows.telemetry import Telemetry
@@ -50,24 +56,27 @@ class Learners(NamedTuple):
 def learner_count(plan: Plan) -> int:
     """How many learners answer an activation where everybody does."""
     return (
-        sum(bool(placement.heads) for placement in plan.placements.values())
+        len(plan.models)
         + len(plan.predictions)
         + (plan.policy.audiences is not None)
         + bool(plan.followings)
+        + plan.aggregated
+        + (len(plan.placements) if plan.monitored else 0)
     )
 
 
 def learn(
     activations: Stream[Outputs],
     *,
-    plan: Plan,
+    in_force: InForce,
     parameters: Parameters,
     incarnation: str,
     telemetry: Telemetry,
     everybody: bool,
 ) -> Learners:
     """Build the learning steps; `everybody` lets every learner answer every activation."""
-    models = [name for name, placement in plan.placements.items() if placement.heads]
+    plan = in_force.plan  # what the graph is built from does not change under a running flow
+    models = list(plan.models)
     examples: KeyedStream[ModelExamples] = op.flat_map(
         "examples", activations, lambda out: _examples(out, models, everybody)
     )
@@ -75,7 +84,11 @@ def learn(
         "learn",
         examples,
         lambda resume: LearnLogic(
-            resume, plan=plan, parameters=parameters, incarnation=incarnation, telemetry=telemetry
+            resume,
+            in_force=in_force,
+            parameters=parameters,
+            incarnation=incarnation,
+            telemetry=telemetry,
         ),
     )
     given: list[Stream[Given]] = [
@@ -122,12 +135,38 @@ def learn(
             ),
         )
         given.append(op.map("moved", moved, lambda keyed: _moved(keyed[1])))
+    if plan.aggregated:
+        counted = aggregate(
+            activations,
+            seen=lambda out: out.seen,
+            in_force=in_force,
+            parameters=parameters,
+            incarnation=incarnation,
+            telemetry=telemetry,
+            everybody=everybody,
+        )
+        given.append(op.map("counts", counted, lambda c: Given(c.taken, c.published, [])))
     everything = op.merge("given", *given)
     return Learners(
         op.map("sets", everything, lambda given: given.published),
         op.flat_map("reports", everything, lambda given: given.reports),
         op.map("taken", everything, lambda given: given.taken),
     )
+
+
+def monitor(
+    activations: Stream[Outputs], *, in_force: InForce, telemetry: Telemetry, everybody: bool
+) -> Stream[Told]:
+    """Build the step that watches placements; `everybody` lets each answer every activation."""
+    everywhere = list(in_force.plan.placements) if everybody else []
+    told = op.stateful_batch(
+        "monitor",
+        op.flat_map(
+            "watched", activations, lambda out: keyed_by_placement(out.watched, everywhere)
+        ),
+        lambda resume: MonitorLogic(resume, plan=in_force.current, telemetry=telemetry),
+    )
+    return op.map("told", told, lambda keyed: keyed[1])
 
 
 class Given(NamedTuple):

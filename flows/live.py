@@ -18,6 +18,7 @@ from typing import Final
 import orjson
 
 from flows import recovery, scrub
+from flows.aggregate_logic import AGGREGATE_CROSSING
 from flows.audience_logic import Feedback, Looks
 from flows.engine import StopFlag, run_flow, stop_on_signals
 from flows.errors import RecoveryError
@@ -31,11 +32,13 @@ from flows.kafka.tail import read_compacted, read_tail
 from flows.keys import pseudonyms_of
 from flows.load import load_plan
 from flows.logics import Due, ModelExamples
+from flows.monitor_logic import MONITOR_CROSSING
 from flows.personalize import FLOW_ID, Core, Outlet, personalize
 from flows.prediction_logic import LabelledCases
 from flows.redis.connection import check_redis
 from flows.redis.parameters import RedisParameters
 from flows.redis.serving import ServingSink, ServingWrite
+from flows.reload import show_in_force, version_topics, versions_of
 from flows.settings import Settings, SettingsError
 from flows.shop.plan import SEED, shop_plan, shop_policy
 from flows.simulate.shop import Shop
@@ -43,6 +46,7 @@ from flows.streams import STREAMS, StreamName
 from flows.telemetry import Health, Telemetry, TelemetryServer
 from operators.adaptive import MODEL as THRESHOLDS
 from operators.adaptive import Followed
+from operators.aggregate_view import MODEL as AGGREGATES
 from operators.arrival import Arrived
 from operators.audience import MODEL as CLUSTERS
 from operators.audience import Sampled
@@ -76,6 +80,8 @@ CROSSING: Final = (
     Feedback,
     ServingWrite,
     *IDENTITY_CROSSING,
+    *AGGREGATE_CROSSING,
+    *MONITOR_CROSSING,
 )
 """What one process may hand to another; the engine pickles it, and nothing else is let in."""
 
@@ -129,11 +135,15 @@ class _Progress:
             self._due.snapshot_seconds = 0.0
 
 
-def serving_writes(plan: Plan) -> Callable[[Outputs], list[ServingWrite]]:
-    """How an activation's outputs are served: latest decisions and profiles, by version."""
-    ttl = plan.policy.retention.profile_ttl
+def serving_writes(newest: Callable[[], Plan]) -> Callable[[Outputs], list[ServingWrite]]:
+    """How an activation's outputs are served: latest decisions and profiles, by version.
+
+    `newest` is the newest plan; all that a running flow adopts have the same placements.
+    """
 
     def writes(out: Outputs) -> list[ServingWrite]:
+        plan = newest()
+        ttl = plan.policy.retention.profile_ttl
         found = [
             ServingWrite(
                 "decision",
@@ -170,7 +180,7 @@ def run_live(settings: Settings, *, process_id: int = 0, addresses: Sequence[str
             "a cluster needs NEXTBEST_REDIS_URL: its processes share parameters through Redis"
         )
     topics = {name: settings.topic(name) for name in ("events", *STREAMS)}
-    partitions = check_kafka(settings.kafka, topics.values())
+    partitions = check_kafka(settings.kafka, [*topics.values(), *version_topics(settings)])
     if settings.redis is not None:
         check_redis(settings.redis, prefix=settings.redis_prefix)
     with ExitStack() as stack:
@@ -188,6 +198,10 @@ def run_live(settings: Settings, *, process_id: int = 0, addresses: Sequence[str
             )
         )
         telemetry, due = Telemetry(), Due(erased=kept_scrubbed.erased)
+        versions = versions_of(settings, telemetry)
+        if versions is not None:
+            stack.callback(versions.close)
+            plan = versions.initial() or plan
         pseudonyms = pseudonyms_of(settings, make=True)
         health = Health(time.monotonic, snapshot_every_s=float(settings.snapshot_every_s))
         server = TelemetryServer(
@@ -197,6 +211,8 @@ def run_live(settings: Settings, *, process_id: int = 0, addresses: Sequence[str
         _LOG.info("metrics and health on http://%s:%d", settings.telemetry_host, server.port)
         parameters, latest = _parameters(settings, plan, telemetry, stack)
         health.done("parameters loaded")
+        if versions is not None:
+            versions.start(plan)
         recorded = read_tail(
             settings.kafka,
             topics["decisions"],
@@ -217,6 +233,8 @@ def run_live(settings: Settings, *, process_id: int = 0, addresses: Sequence[str
             telemetry=telemetry,
             due=due,
             pseudonyms=pseudonyms,
+            newest=None if versions is None else versions.newest,
+            taken=partial(show_in_force, telemetry),
         )
         progress = _Progress(telemetry, health, due)
         serving = _serving(settings, telemetry, pseudonyms)
@@ -234,7 +252,7 @@ def run_live(settings: Settings, *, process_id: int = 0, addresses: Sequence[str
                 for name in STREAMS
             },
             serving=serving,
-            serve=serving_writes(plan),
+            serve=serving_writes((lambda: plan) if versions is None else versions.newest),
         )
         _watch(telemetry, due, plan)
         _LOG.info(
@@ -321,8 +339,9 @@ def _parameters(
             archived.append(decode_parameters(payload))
         except ParameterError as error:
             _LOG.warning("an archived parameter set is left out: %s", error)
-    models = [name for name, placement in plan.placements.items() if placement.heads]
-    models += [prediction.model for prediction in plan.predictions] + [CLUSTERS, THRESHOLDS]
+    models = list(plan.models)
+    models += [prediction.model for prediction in plan.predictions]
+    models += [CLUSTERS, THRESHOLDS, AGGREGATES]
     store: LocalParameters | RedisParameters
     if settings.redis is None:
         store = LocalParameters()
@@ -363,6 +382,4 @@ def _watch(telemetry: Telemetry, due: Due, plan: Plan) -> None:
         lambda: 0.0 if due.watermark_ms is None else (now_ms() - due.watermark_ms) / 1_000,
     )
     telemetry.set("start_timestamp_seconds", time.time())
-    telemetry.set(
-        "build_info", 1, version="0.1.0", policy=plan.policy.name, policy_digest=plan.policy_digest
-    )
+    show_in_force(telemetry, plan)

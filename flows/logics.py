@@ -14,12 +14,11 @@ from typing import NamedTuple
 
 from bytewax.operators import StatefulBatchLogic
 
+from flows.in_force import InForce
 from flows.telemetry import Telemetry
-from operators.decide import Decide
 from operators.learn import Learner, model_of
 from operators.outputs import Example, Outputs
 from operators.parameters import Parameters, ParameterSet
-from operators.plan import Plan
 from operators.pseudonyms import Pseudonyms
 from operators.shard import Shard, ShardBatch, restored
 
@@ -67,14 +66,14 @@ class ShardLogic(StatefulBatchLogic[ShardBatch, Outputs, bytes]):
         resume: bytes | None,
         *,
         shards: int,
-        decide: Decide,
+        in_force: InForce,
         with_views: bool,
         due: Due,
         telemetry: Telemetry,
         pseudonyms: Pseudonyms,
     ) -> None:
         self._shards = shards
-        self._decide = decide
+        self._in_force = in_force
         self._with_views = with_views
         self._due = due
         self._telemetry = telemetry
@@ -84,21 +83,24 @@ class ShardLogic(StatefulBatchLogic[ShardBatch, Outputs, bytes]):
             self._shard = restored(
                 resume,
                 shards=shards,
-                decide=decide,
+                decide=in_force.decide,
                 with_views=with_views,
                 pseudonyms=pseudonyms,
             )
             self._note(self._shard)
 
     def on_batch(self, values: list[ShardBatch]) -> tuple[Iterable[Outputs], bool]:
-        """Process each batch with the newest parameters; never discarded."""
+        """Process each batch with the newest plan and parameters; never discarded."""
         started = perf_counter()
+        decide = self._in_force.turn()
         shard = self._shard
         if shard is None:
             shard = self._shard = Shard(
-                values[0].shard, self._shards, self._decide, self._with_views, self._pseudonyms
+                values[0].shard, self._shards, decide, self._with_views, self._pseudonyms
             )
-        self._decide.refresh()
+        if shard.decide is not decide:
+            shard.adopt(decide)
+        decide.refresh()
         outputs = [shard.process(batch) for batch in values]
         events = sum(len(batch.events) for batch in values)
         if events:
@@ -135,13 +137,14 @@ class LearnLogic(StatefulBatchLogic[ModelExamples, Learned, bytes]):
         self,
         resume: bytes | None,
         *,
-        plan: Plan,
+        in_force: InForce,
         parameters: Parameters,
         incarnation: str,
         telemetry: Telemetry,
     ) -> None:
         self._resume = resume
-        self._plan = plan
+        self._in_force = in_force
+        self._plan = in_force.plan
         self._parameters = parameters
         self._incarnation = incarnation
         self._telemetry = telemetry
@@ -155,14 +158,18 @@ class LearnLogic(StatefulBatchLogic[ModelExamples, Learned, bytes]):
                 parameters.publish(kept)
 
     def _build(self, model: str) -> Learner | None:
-        placement = self._plan.placements.get(model)
-        if placement is None or not placement.heads:
+        if model not in self._plan.models:
             return None
         return Learner(model, self._plan, incarnation=self._incarnation)
 
     def on_batch(self, values: list[ModelExamples]) -> tuple[Iterable[Learned], bool]:
         """Learn all examples in order; only the newest set of an activation is published."""
-        learner = self._learner
+        self._in_force.turn()
+        plan, learner = self._in_force.plan, self._learner
+        if plan is not self._plan:
+            self._plan = plan
+            if learner is not None:
+                learner.adopt(plan)
         if learner is None:
             learner = self._learner = self._build(values[0].model)
         if learner is None:

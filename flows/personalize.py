@@ -3,6 +3,7 @@
     events -> decode -> route -> DECIDE (keyed by shard) -> decisions, segment changes, outcomes,
                  |                   |                       late events, profiles for Redis
             dead letters          examples -> LEARN (keyed by model) -> parameters, read by DECIDE
+                                  watched -> MONITOR (keyed by placement) -> reports
 
 The same graph runs on Kafka, on files and in memory: only what is plugged in differs. Step ids are
 public API: a renamed step silently loses its state, so a golden test holds them.
@@ -23,14 +24,15 @@ from bytewax.outputs import Sink
 
 from flows import encode
 from flows.identify_logics import identify_step, suggest_step
-from flows.learners import learn
+from flows.in_force import InForce
+from flows.learners import learn, monitor
 from flows.lockstep import Lockstep, LockstepSink
 from flows.logics import Due, ShardLogic
 from flows.redis.serving import ServingWrite
 from flows.streams import REPORTS, StreamName
 from flows.telemetry import NoTelemetry, Telemetry
 from operators.arrival import Arrived, group_by_shard
-from operators.decide import Adopt, Decide
+from operators.decide import Adopt
 from operators.decode import Decoded, Decoder
 from operators.gather import Gathered
 from operators.ids import shard_key
@@ -71,6 +73,10 @@ class Core:
     due: Due = field(default_factory=Due)
     pseudonyms: Pseudonyms = UNSHARED
     watch: Watch = field(default=lambda _batch, _decoded: None)
+    newest: Callable[[], Plan] | None = None
+    """The newest plan that may be adopted, asked before each batch; None: `plan` for good."""
+    taken: Callable[[Plan], None] = field(default=lambda _plan: None)
+    """Told each plan that comes into force after the first."""
 
 
 def personalize(
@@ -89,11 +95,13 @@ def personalize(
     an activation. With `lockstep` every shard answers every batch, and so does every learner.
     """
     plan, telemetry = core.plan, core.telemetry
-    decide = Decide(plan, core.parameters, adopt=core.adopt)
+    in_force = InForce(
+        plan, core.parameters, adopt=core.adopt, newest=core.newest, taken=partial(_taken, core)
+    )
     flow = Dataflow(FLOW_ID)
 
     batches = op.input("events", flow, source)
-    decoded = op.map("decode", batches, lambda batch: _decode(core, batch))
+    decoded = op.map("decode", batches, lambda batch: _decode(core, in_force, batch))
     _output("dead-letters", decoded, lambda d: map(dead_letter, d.dead_letters), outlets)
     everybody = lockstep is not None
     shards: KeyedStream[ShardBatch]
@@ -115,7 +123,7 @@ def personalize(
         return ShardLogic(
             resume,
             shards=core.shards,
-            decide=decide,
+            in_force=in_force,
             with_views=serving is not None,
             due=core.due,
             telemetry=telemetry,
@@ -143,7 +151,7 @@ def personalize(
         _output("suggestions", suggested, encode.suggestion_records, outlets)
     learners = learn(
         activations,
-        plan=plan,
+        in_force=in_force,
         parameters=core.parameters,
         incarnation=core.incarnation,
         telemetry=telemetry,
@@ -153,10 +161,18 @@ def personalize(
     for name in REPORTS:
         _output(name, learners.reports, partial(encode.report_records, name), outlets)
 
+    told = None
+    if plan.monitored:
+        told = monitor(activations, in_force=in_force, telemetry=telemetry, everybody=everybody)
+        _output("monitoring", told, encode.monitoring_records, outlets)
+
     if lockstep is not None:
         decisions_done = op.map("decided", activations, lambda out: (out, 1))
         learning_done = op.map("learning-done", learners.taken, lambda count: (None, count))
-        settled: Stream[Any] = op.merge("settled", decisions_done, learning_done)
+        done: list[Stream[Any]] = [decisions_done, learning_done]
+        if told is not None:
+            done.append(op.map("monitoring-done", told, lambda given: (None, given.taken)))
+        settled: Stream[Any] = op.merge("settled", *done)
         op.output("lockstep", settled, LockstepSink(lockstep))
     return flow
 
@@ -175,7 +191,14 @@ def _output(
     op.output(name, parts, outlet.sink)
 
 
-def _decode(core: Core, batch: RawBatch) -> Decoded:
+def _taken(core: Core, plan: Plan) -> None:
+    # Every shard of this process is woken once: it has profiles to evaluate anew.
+    core.due.next_ms.clear()
+    core.taken(plan)
+
+
+def _decode(core: Core, in_force: InForce, batch: RawBatch) -> Decoded:
+    in_force.turn()
     decoded = core.decoder.decode(batch)
     core.watch(batch, decoded)
     core.due.watermark_ms = min((at for _, at in decoded.watermarks), default=None)

@@ -39,6 +39,7 @@ FILES: Final[dict[StreamName, str]] = {
     "predictions": "predictions.jsonl",
     "audiences": "audiences.jsonl",
     "thresholds": "thresholds.jsonl",
+    "monitoring": "monitoring.jsonl",
     "suggestions": "suggestions.jsonl",
     "erasures": "erasures.jsonl",
 }
@@ -56,6 +57,8 @@ def files_of(plan: Plan) -> dict[StreamName, str]:
         absent.add("audiences")
     if not plan.followings:
         absent.add("thresholds")
+    if not plan.monitored:
+        absent.add("monitoring")
     if plan.suggest is None:
         absent.add("suggestions")
     return {name: file for name, file in FILES.items() if name not in absent}
@@ -117,7 +120,7 @@ def run_lockstep(
     )
     run_flow(flow, epoch_interval=_NEVER)
     tally.dead_letters = _lines(out / FILES["dead-letters"])
-    models = [name for name, placement in plan.placements.items() if placement.heads]
+    models = list(plan.models)
     return sum(p.examples for name in models if (p := parameters.latest(name)) is not None)
 
 

@@ -21,6 +21,7 @@ from schemas.dead_letter_file import dead_letter_schema
 from schemas.decisions import SCHEMA_VERSION, Decision, Late, Outcome, SegmentChange, out_schema
 from schemas.events import event_schema
 from schemas.identity import Suggestion
+from schemas.monitoring import MonitoringReport
 from schemas.policy import policy_schema
 from schemas.prediction_reports import PredictionReport
 from schemas.receipts import Receipt
@@ -44,6 +45,7 @@ def documents() -> dict[str, str]:
         "prediction": out_schema(PredictionReport),
         "audiences": out_schema(AudienceReport),
         "threshold-change": out_schema(ThresholdChange),
+        "monitoring": out_schema(MonitoringReport),
         "suggestion": out_schema(Suggestion),
         "erasure": out_schema(Receipt),
         "held": out_schema(SubjectExport),
@@ -192,6 +194,16 @@ TOPICS: Final = (
         False,
         _OURS,
         "The segment's name.",
+    ),
+    _Topic(
+        "monitoring",
+        "monitoring",
+        "MonitoringReport",
+        "What was watched of a placement's decisions and their outcomes, in one period.",
+        "monitoring",
+        False,
+        _OURS,
+        "The placement's name.",
     ),
     _Topic(
         "suggestions",

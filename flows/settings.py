@@ -47,6 +47,13 @@ class Settings(BaseSettings):
     redis_prefix: str = Field(default="nextbest", description="Put before every Redis key.")
     policy: Path | None = Field(default=None, description="Absent: the simulated shop's.")
     catalogue: Path | None = Field(default=None, description="Absent: the simulated shop's.")
+    reload: bool = Field(
+        default=True,
+        description="Use what `nextbest publish` published, also while running; false: files only.",
+    )
+    reload_every_s: Annotated[float, Field(ge=0.1, le=3_600)] = Field(
+        default=1.0, description="Seconds between two looks for a newer publication."
+    )
     recovery_dir: Path = Field(default=Path("recovery"), description="Where state is kept.")
     pseudonym_key: SecretStr | None = Field(
         default=None, description="Seals the state; absent: pseudonym_key_file."

@@ -14,6 +14,7 @@ StreamName = Literal[
     "predictions",
     "audiences",
     "thresholds",
+    "monitoring",
     "suggestions",
     "erasures",
 ]

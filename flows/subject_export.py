@@ -20,6 +20,7 @@ from schemas.subject import (
     CaseHeld,
     ConsentHeld,
     LastDecision,
+    LessHeld,
     LinksHeld,
     PendingHeld,
     PendingItemHeld,
@@ -56,6 +57,11 @@ SAYS: Final = {
     "last": ("last_decisions",),
     "cases": ("cases",),
     "sampled": ("sampled",),
+    "preferences": ("preferences",),
+    "less": ("less_wanted",),
+    "last_ms": ("last_decisions",),
+    "turned": ("turned",),
+    "prompted": ("prompted",),
 }
 """Field of a profile to the fields of the export that say it; a test holds it to be complete."""
 
@@ -121,11 +127,33 @@ def _profile(stored: Stored, plan: Plan, view: Record | None) -> ProfileHeld:
             "shown": {key: [rfc3339(at) for at in times] for key, times in profile.shown.items()},
             "pending": [_pending(pending) for pending in profile.pending],
             "last_decisions": {
-                placement: LastDecision(decision_id=identity, contents=contents)
+                placement: LastDecision.model_validate(
+                    {
+                        "decision_id": identity,
+                        "contents": contents,
+                        "at": _instant(profile.last_ms.get(placement, 0)),
+                    }
+                )
                 for placement, (identity, contents) in profile.last.items()
             },
             "cases": [_case(case) for case in profile.cases],
             "sampled": _instants(profile.sampled),
+            "preferences": {
+                key: {"level": level, "as_of": rfc3339(at)}
+                for key, (level, at) in profile.preferences.items()
+            },
+            "less_wanted": {
+                key: LessHeld.model_validate(
+                    {"liked_at": _instant(at[0]), "at": [rfc3339(one) for one in at[1:]]}
+                )
+                for key, at in profile.less.items()
+            },
+            "turned": {
+                name: [rfc3339(at) for at in times] for name, times in profile.turned.items()
+            },
+            "prompted": {
+                name: [rfc3339(at) for at in times] for name, times in profile.prompted.items()
+            },
         }
     )
 
@@ -176,6 +204,9 @@ def _pending(pending: Pending) -> PendingHeld:
             "slate_propensity": pending.slate_propensity,
             "features": _cells(pending.features),
             "followed": plain(pending.stood),
+            "model": pending.model,
+            "tests": pending.tests,
+            "groups": pending.groups,
             "items": [
                 PendingItemHeld.model_validate(
                     {
@@ -184,6 +215,10 @@ def _pending(pending: Pending) -> PendingHeld:
                         "propensity": item.propensity,
                         "shown_at": rfc3339(item.shown_ms) if item.shown_ms else None,
                         "rewards": item.rewards,
+                        "learnable": item.learnable,
+                        "score": item.score,
+                        "nth": item.nth,
+                        "explored": item.explored,
                     }
                 )
                 for item in pending.items

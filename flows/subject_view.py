@@ -43,6 +43,8 @@ def print_subject(subject: Subject, *, console: Console) -> None:
         ("Attributes", _attributes(subject, view)),
         ("Consent", _consent(subject, view)),
         ("Hidden", _lines(_hidden(key) for key in view["hidden"])),
+        ("Less of", _lines(_hidden(key) for key in view.get("less_wanted", []))),
+        ("Personal at most", _pairs(view.get("preferences", {}))),
         ("Last decisions", _decisions(subject, view)),
     ]
     for title, content in sections:

@@ -86,6 +86,11 @@ class Telemetry:
         """Set a gauge."""
         cast(Gauge, self._child(name, labels)).set(value)
 
+    def forget(self, name: GaugeName) -> None:
+        """Drop every series of a gauge."""
+        self._children = {key: c for key, c in self._children.items() if key[0] != name}
+        self._metrics[name].clear()
+
     def watch(self, name: GaugeName, read: Callable[[], float], **labels: str) -> None:
         """Have a gauge call `read` at each scrape, from the server's thread."""
         cast(Gauge, self._child(name, labels)).set_function(read)

@@ -52,6 +52,7 @@ class Arrived(NamedTuple):
     raw_id: str = ""
     mode: int = LIVE
     anonymous_id: str | None = None
+    preferences: dict[str, int] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

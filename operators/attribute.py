@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from bisect import insort
 
+from operators.aggregate import Seen
 from operators.arrival import HISTORY, Arrived
 from operators.ids import uniform
+from operators.monitor_watch import closed
 from operators.outputs import Example, Outputs
-from operators.plan import CompiledPlacement, Plan
+from operators.placement_plan import CompiledPlacement, event_factor
+from operators.plan import Plan
 from operators.profile import Pending, PendingItem, Profile
 from schemas.decisions import SCHEMA_VERSION
 from schemas.time import rfc3339
@@ -33,23 +36,38 @@ def show(
     out: Outputs,
 ) -> None:
     """Book items as shown: for caps, for attribution, and as negative examples."""
-    placement = plan.placements.get(pending.placement)
+    placement = plan.teaches(pending)
     fresh = [item for item in items if not item.shown_ms]
+    if not fresh:
+        return
+    for item in fresh:
+        item.nth = 1 + _seen_before(profile, item.content_id)
     for item in fresh:
         item.shown_ms = at_ms
         count_for_caps(profile, item.content_id, at_ms, plan)
-    if not fresh:
-        return
+        if plan.aggregated:
+            tests = tuple(pending.tests.items())
+            out.seen.append(Seen(pending.placement, item.content_id, at_ms, None, 0.0, tests))
+    count_placement(profile, pending.placement, at_ms, plan)
     out.facts["impressions", pending.placement, pending.variant or ""] += len(fresh)
     if placement is None or not (pending.learnable and may_learn and placement.heads):
         return
     share = placement.policy.model.negatives
     for item in fresh:
+        if not item.learnable:
+            continue
         # By a hash of the decision, not by chance: the same log gives the same examples.
         if share < 1.0 and uniform(f"{pending.decision_id}|{item.content_id}|negative") >= share:
             continue
         out.examples.append(
-            Example(pending.placement, item.content_id, pending.features, None, 1.0 / share, at_ms)
+            Example(
+                placement.model,
+                item.content_id,
+                pending.features,
+                None,
+                1.0 / share,
+                at_ms,
+            )
         )
 
 
@@ -61,10 +79,23 @@ def count_for_caps(profile: Profile, content_id: str, at_ms: int, plan: Plan) ->
     keys = [f"c:{content_id}"] if capping.per_content or own else []
     if capping.per_tag and content is not None:
         keys += [f"t:{tag}" for tag in content.tags if tag not in plan.policy.sensitive.tags]
+    longest_ms = max([capping.longest_ms, *(cap.within for cap in own)])
+    _count(profile, keys, at_ms, longest_ms, max([capping.most, *(cap.max for cap in own)]))
+
+
+def count_placement(profile: Profile, name: str, at_ms: int, plan: Plan) -> None:
+    """Count one slate shown in a placement, as far as a cap asks for it or for its channel."""
+    capping, placement = plan.capping, plan.policy.placements.get(name)
+    keys = [f"p:{name}"] if name in capping.placements else []
+    if placement is not None and placement.channel in capping.channels:
+        keys.append(f"n:{placement.channel}")
+    _count(profile, keys, at_ms, capping.longest_ms, capping.most)
+
+
+def _count(profile: Profile, keys: list[str], at_ms: int, longest_ms: int, most: int) -> None:
     if not keys:
         return
-    horizon = at_ms - max([capping.longest_ms, *(cap.within for cap in own)])
-    most = max([capping.most, *(cap.max for cap in own)])
+    horizon = at_ms - longest_ms
     for key in keys:
         times = [t for t in profile.shown.get(key, ()) if t > horizon]
         insort(times, at_ms)
@@ -73,6 +104,17 @@ def count_for_caps(profile: Profile, content_id: str, at_ms: int, plan: Plan) ->
     if len(profile.shown) > _CAP_KEYS:
         for stalest in sorted(profile.shown, key=lambda k: (profile.shown[k][-1], k))[:-_CAP_KEYS]:
             del profile.shown[stalest]
+
+
+def _seen_before(profile: Profile, content_id: str) -> int:
+    """How often a profile was shown a content, as far as caps or open decisions know."""
+    counted = len(profile.shown.get(f"c:{content_id}", ()))
+    open_ = sum(
+        item.content_id == content_id and item.shown_ms > 0
+        for pending in profile.pending
+        for item in pending.items
+    )
+    return max(counted, open_)
 
 
 def impression(
@@ -84,6 +126,8 @@ def impression(
         # The decision stayed where it was made; what was seen counts for the caps here too.
         for content_id in event.contents or ((event.content_id,) if event.content_id else ()):
             count_for_caps(profile, content_id, event.occurred_ms, plan)
+        if event.placement is not None:
+            count_placement(profile, event.placement, event.occurred_ms, plan)
         return
     if pending is None:
         out.facts["impressions_unmatched",] += 1
@@ -92,7 +136,15 @@ def impression(
     if named is None and event.content_id:
         named = (event.content_id,)
     items = [i for i in pending.items if named is None or i.content_id in named]
-    show(profile, pending, items, at_ms=event.occurred_ms, plan=plan, may_learn=may_learn, out=out)
+    show(
+        profile,
+        pending,
+        items,
+        at_ms=event.occurred_ms,
+        plan=plan,
+        may_learn=may_learn,
+        out=out,
+    )
 
 
 def reward(profile: Profile, event: Arrived, *, plan: Plan, may_learn: bool, out: Outputs) -> None:
@@ -102,7 +154,11 @@ def reward(profile: Profile, event: Arrived, *, plan: Plan, may_learn: bool, out
     window is open.
     """
     kinds = [kind for name in event.names for kind in plan.rewards_of.get(name, ())]
+    content = plan.contents.by_id.get(event.content_id) if event.content_id else None
     for kind in dict.fromkeys(kinds):
+        counts = plan.reward_filters[kind]
+        if counts is not None and not counts(event, content):
+            continue
         found = _match(profile, event, kind, plan)
         if found is None:
             out.facts["unattributed", kind] += 1
@@ -129,19 +185,36 @@ def reward(profile: Profile, event: Arrived, *, plan: Plan, may_learn: bool, out
             if index is not None
             else placement.rewards[head].value
         )
+        own = event_factor(placement.rewards[head], event.value)
+        value *= own
+        before = sum(other.rewards.get(kind, 0.0) for other in pending.items)
         item.rewards[kind] = value
         arm = pending.variant or ""
         out.facts["rewards", pending.placement, kind, arm] += 1
         out.facts["reward_value", pending.placement, kind, arm] += value
-        if pending.learnable and may_learn and index is not None:
+        if plan.aggregated:
+            tests = tuple(pending.tests.items())
+            out.seen.append(
+                Seen(
+                    pending.placement,
+                    item.content_id,
+                    event.occurred_ms,
+                    kind,
+                    value,
+                    tests,
+                    before,
+                )
+            )
+        if pending.learnable and item.learnable and may_learn and index is not None:
             out.examples.append(
                 Example(
-                    pending.placement,
+                    placement.model,
                     item.content_id,
                     pending.features,
                     kind,
                     1.0,
                     event.occurred_ms,
+                    own,
                 )
             )
 
@@ -151,7 +224,7 @@ def _match(
 ) -> tuple[Pending, PendingItem, CompiledPlacement] | None:
     best: tuple[Pending, PendingItem, CompiledPlacement] | None = None
     for pending in profile.pending:
-        placement = plan.placements.get(pending.placement)
+        placement = plan.teaches(pending)
         if placement is None or kind not in placement.heads:
             continue
         within = plan.policy.rewards[kind].within
@@ -178,41 +251,54 @@ def _match(
     return best
 
 
-def close_windows(profile: Profile, until_ms: int, *, out: Outputs) -> None:
+def close_windows(profile: Profile, until_ms: int, *, plan: Plan, out: Outputs) -> None:
     """Write the books of every pending decision whose window ends by an instant."""
     if not any(pending.closes_ms <= until_ms for pending in profile.pending):
         return
     for pending in profile.pending:
         if pending.closes_ms <= until_ms:
-            write_books(profile, pending, closed_ms=pending.closes_ms, out=out)
+            write_books(profile, pending, closed_ms=pending.closes_ms, plan=plan, out=out)
     profile.pending = [p for p in profile.pending if p.closes_ms > until_ms]
 
 
-def write_books(profile: Profile, pending: Pending, *, closed_ms: int, out: Outputs) -> None:
+def write_books(
+    profile: Profile, pending: Pending, *, closed_ms: int, plan: Plan, out: Outputs
+) -> None:
     """Emit the outcome of one decision; kept whole where a threshold follows it."""
     if pending.stood:
         out.closed.append(pending)
-    out.outcomes.append(
-        {
-            "decision_id": pending.decision_id,
-            "profile_id": profile.profile_id,
-            "placement": pending.placement,
-            "decided_at": rfc3339(pending.decided_ms),
-            "closed_at": rfc3339(closed_ms),
-            "learnable": pending.learnable,
-            "variant": pending.variant,
-            "slate_propensity": pending.slate_propensity,
-            "items": [
-                {
-                    "content_id": item.content_id,
-                    "rank": item.rank,
-                    "propensity": item.propensity,
-                    "shown": bool(item.shown_ms),
-                    "rewards": item.rewards,
-                }
-                for item in pending.items
-            ],
-            "reward": sum((sum(item.rewards.values()) for item in pending.items), 0.0),
-            "schema_version": SCHEMA_VERSION,
-        }
-    )
+    books = {
+        "decision_id": pending.decision_id,
+        "profile_id": profile.profile_id,
+        "placement": pending.placement,
+        "decided_at": rfc3339(pending.decided_ms),
+        "closed_at": rfc3339(closed_ms),
+        "learnable": pending.learnable,
+        "variant": pending.variant,
+        "slate_propensity": pending.slate_propensity,
+        "items": [
+            {
+                "content_id": item.content_id,
+                "rank": item.rank,
+                "propensity": item.propensity,
+                "learnable": item.learnable,
+                "shown": bool(item.shown_ms),
+                "nth": item.nth,
+                "rewards": item.rewards,
+            }
+            for item in pending.items
+        ],
+        "reward": sum((sum(item.rewards.values()) for item in pending.items), 0.0),
+        "tests": pending.tests,
+        "schema_version": SCHEMA_VERSION,
+    }
+    out.outcomes.append(books)
+    if plan.monitored:
+        watched = closed(
+            pending,
+            closed_ms=closed_ms,
+            placement=plan.teaches(pending),
+            index=plan.contents.index,
+            explored={item.content_id: item.explored for item in pending.items},
+        )
+        out.watched.append(watched)

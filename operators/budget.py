@@ -9,8 +9,9 @@ The measure is the encoded profile. In this order, each step only as far as need
 5.  windows: steps of an eighth of the window instead of a 64th, then the samples kept one by one
 6.  likings: the weaker half of an affinity
 7.  statements: what sources said of an attribute that is not believed
-8.  attributes: the longest, those that the policy does not use first
-9.  pending: decisions waiting for their outcome, the oldest first; their books are written
+8.  less: what less is wanted of, the oldest statements first
+9.  attributes: the longest, those that the policy does not use first
+10. pending: decisions waiting for their outcome, the oldest first; their books are written
 
 Of equals the largest gives first. Never given up: consent, Global Privacy Control, do-not-show,
 what caps count, memberships with their deadlines, and the newest event of each signal; each has a
@@ -30,7 +31,13 @@ from operators.kinds import Kind
 from operators.outputs import Outputs
 from operators.plan import Plan
 from operators.profile import FAR, Profile, encode_profile
-from operators.reductions import Reduce, coarser, fewer_likings, fewer_values, less_detail
+from operators.reductions import (
+    Reduce,
+    coarser,
+    fewer_likings,
+    fewer_values,
+    less_detail,
+)
 
 CHECKED_EVERY: Final = 64
 """Versions of a profile between two measurements: encoding it costs as much as a few events."""
@@ -51,6 +58,7 @@ class Budget:
     """Keeps profiles within `retention.profile_bytes` of one plan."""
 
     def __init__(self, plan: Plan) -> None:
+        self._plan = plan
         self.limit = plan.policy.retention.profile_bytes
         self._asked = plan.attributes
         kinds = {signal.slot: signal.kind for signal in plan.signals}
@@ -62,12 +70,18 @@ class Budget:
             ("windows", _signals(coarser, kinds)),
             ("likings", _signals(fewer_likings, kinds)),
             ("statements", _statements),
+            ("less", _less),
             ("attributes", self._attributes),
-            ("pending", _pending),
+            ("pending", self._pending),
         )
 
     def keep(
-        self, profile: Profile, *, since_version: int, at_once: bool = False, out: Outputs
+        self,
+        profile: Profile,
+        *,
+        since_version: int,
+        at_once: bool = False,
+        out: Outputs,
     ) -> bool:
         """Shrink a profile that is due for a look and too large; True where anything gave way.
 
@@ -95,6 +109,15 @@ class Budget:
                     break
         out.facts["profiles_shrunk",] += 1
         return given
+
+    def _pending(self, profile: Profile, excess: int, out: Outputs) -> int:
+        freed = 0
+        while profile.pending and freed < excess:
+            oldest = profile.pending.pop(0)
+            write_books(profile, oldest, closed_ms=profile.now_ms, plan=self._plan, out=out)
+            out.facts["pending_evicted",] += 1
+            freed += _size(oldest)
+        return freed
 
     def _attributes(self, profile: Profile, excess: int, _out: Outputs) -> int:
         # Of one that was taken back, the date remains until now, and what other sources said.
@@ -156,6 +179,15 @@ def _signals(reduce: Reduce, kinds: dict[int, Kind]) -> _Step:
     return step
 
 
+def _less(profile: Profile, excess: int, _out: Outputs) -> int:
+    freed = 0
+    for key in sorted(profile.less, key=lambda key: (profile.less[key][-1], key)):
+        if freed >= excess:
+            break
+        freed += _size(key) + _size(profile.less.pop(key))
+    return freed
+
+
 def _cases(profile: Profile, excess: int, _out: Outputs) -> int:
     # By age and not by what they saw: what is taken out then tells nothing of how cases end.
     opened = sorted(
@@ -193,14 +225,4 @@ def _statements(profile: Profile, excess: int, _out: Outputs) -> int:
             break
         _take_out(profile, source, name)
         freed += _size(name) - size
-    return freed
-
-
-def _pending(profile: Profile, excess: int, out: Outputs) -> int:
-    freed = 0
-    while profile.pending and freed < excess:
-        oldest = profile.pending.pop(0)
-        write_books(profile, oldest, closed_ms=profile.now_ms, out=out)
-        out.facts["pending_evicted",] += 1
-        freed += _size(oldest)
     return freed

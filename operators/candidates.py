@@ -1,21 +1,24 @@
 """Which contents may be shown to this profile now, and why were the others refused?
 
-Eligibility (may it be shown at all: schedule, stock, conditions) and the profile's own limits
-(do-not-show, caps) narrow the candidates before anything is scored. Everything is an array over
-the catalogue; only what a profile itself holds (a few hidden contents, a few caps) is looped over.
+Eligibility (may it be shown at all: schedule, stock, consent, audience) and the profile's own
+limits (do-not-show, caps, what the page shows already) narrow the candidates before anything is
+scored. Everything is an array over the catalogue; only what a profile itself holds (a few hidden
+contents, a few caps) is looped over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from operators.consent import granted
+from operators.contents import Contents, Flags
 from operators.moment import Moment
-from operators.plan import CompiledPlacement, Contents, Flags
+from operators.placement_plan import CompiledPlacement
 from operators.profile import Profile
+from operators.prompts import Prompts
 from operators.score import Indices
 from schemas.catalogue import Cap
 
@@ -35,15 +38,24 @@ class Eligibility:
     out once per season (the span between two such instants) instead of once per decision.
     """
 
-    def __init__(self, placement: CompiledPlacement, contents: Contents) -> None:
+    def __init__(
+        self,
+        placement: CompiledPlacement,
+        contents: Contents,
+        prompts: Prompts | None = None,
+    ) -> None:
         self._placement = placement
+        self._prompts = Prompts(contents) if prompts is None else prompts
         self._contents = contents
         self._edges = np.unique(np.concatenate([contents.valid_from, contents.valid_until]))
-        self._content_caps = tuple(cap for cap in placement.policy.caps if cap.per == "content")
-        self._tag_caps = tuple(cap for cap in placement.policy.caps if cap.per == "tag")
+        own = [cap for cap in placement.policy.caps if cap.over == "profile"]
+        self._content_caps = tuple(cap for cap in own if cap.per == "content")
+        self._tag_caps = tuple(cap for cap in own if cap.per == "tag")
+        self._placement_caps = tuple(cap for cap in own if cap.per == "placement")
+        self._channel_caps = tuple(cap for cap in own if cap.per == "channel")
         self._least_cap = min(
-            [cap.max for cap in placement.policy.caps]
-            + [cap.max for own in contents.caps.values() for cap in own],
+            [cap.max for cap in (*self._content_caps, *self._tag_caps)]
+            + [cap.max for caps in contents.caps.values() for cap in caps],
             default=1,
         )
         self._season: tuple[int, int] | None = None
@@ -61,11 +73,13 @@ class Eligibility:
                 int(self._edges[at]) if at < len(self._edges) else never,
             )
             scheduled = (contents.valid_from <= now_ms) & (now_ms < contents.valid_until)
-            self._open = scheduled & contents.in_stock
+            unfit = contents.sensitive & (not self._placement.policy.candidates.sensitive)
+            self._open = scheduled & contents.in_stock & ~unfit
             pool = self._placement.pool
             refused = {
                 "not_scheduled": int((~scheduled[pool]).sum()),
                 "out_of_stock": int((scheduled & ~contents.in_stock)[pool].sum()),
+                "sensitive": int((scheduled & contents.in_stock & unfit)[pool].sum()),
             }
             self._pooled = (
                 pool[self._open[pool]],
@@ -73,14 +87,34 @@ class Eligibility:
             )
         return self._open
 
+    def worn_out(self, profile: Profile, now_ms: int) -> bool:
+        """Whether a cap of the placement as a whole, or of its channel, is reached."""
+        policy = self._placement.policy
+        return (
+            bool(self._placement_caps)
+            and reached(
+                profile.shown.get(f"p:{self._placement.name}", []), self._placement_caps, now_ms
+            )
+        ) or (
+            bool(self._channel_caps)
+            and policy.channel is not None
+            and reached(profile.shown.get(f"n:{policy.channel}", []), self._channel_caps, now_ms)
+        )
+
     def narrow(
         self,
         profile: Profile,
         moment: Moment,
         *,
         asked: Iterable[str] | None,
+        crowded: Flags | None = None,
+        elsewhere: Sequence[str] = (),
     ) -> Candidates:
-        """The eligible candidates: of the pool, or of the contents asked for in the request."""
+        """The eligible candidates: of the pool, or of the contents asked for in the request.
+
+        `crowded` flags contents that everybody together has seen enough of, `elsewhere` lists what
+        the page shows in other placements.
+        """
         open_ = self._in_season(moment.now_ms)
         if asked is None:
             positions, rejections = self._pooled
@@ -88,6 +122,7 @@ class Eligibility:
         else:
             positions, rejections, considered = self._of_request(asked, open_)
         rejections = dict(rejections)
+        contents = self._contents
 
         def keep(flags: Flags, reason: str) -> None:
             nonlocal positions
@@ -96,38 +131,57 @@ class Eligibility:
                 rejections[reason] = rejections.get(reason, 0) + len(positions) - len(kept)
                 positions = kept
 
-        for evaluate, bound in self._contents.conditions:
+        for purpose, bound in contents.needs.items():
+            if not granted(profile, purpose):
+                keep(~bound, "consent")
+        if contents.asks:
+            for refusal, left in self._prompts.closed(profile, moment.now_ms):
+                keep(left, refusal)
+        for evaluate, bound, refusal in contents.conditions:
             if not evaluate(profile, moment).holds:
-                keep(~bound, "not_eligible")
+                keep(~bound, refusal)
         if profile.hidden:
             keep(self._not_hidden(profile), "hidden")
         if profile.shown:
             keep(self._below_caps(profile, moment.now_ms), "capped")
+        if crowded is not None:
+            keep(~crowded, "capped_for_all")
+        if elsewhere:
+            keep(self._not_among(elsewhere), "on_page")
         return Candidates(positions, considered, rejections)
 
-    def fallback(
-        self, profile: Profile, now_ms: int, *, slots: int, asked: Iterable[str] | None = None
-    ) -> list[str]:
-        """The default contents: the editorial ones first, then by priority, as far as open.
+    def open_to_anybody(
+        self,
+        profile: Profile,
+        now_ms: int,
+        *,
+        crowded: Flags | None = None,
+        elsewhere: Sequence[str] = (),
+    ) -> Flags:
+        """Which contents may be shown without asking who somebody is.
 
-        Where the request named its candidates, only they can be shown, in the order asked.
-
-        It asks nothing of the profile but what it has hidden and how often it was shown what (kept
-        with consent only), so it can be shown without consent.
+        It asks nothing of the profile but what it has stated (do-not-show, consent) and how often
+        it was shown what (kept with consent only), so it may be asked without consent.
         """
+        contents = self._contents
         open_ = self._in_season(now_ms)
-        for _, bound in self._contents.conditions:
+        for _, bound, _ in contents.conditions:
             open_ = open_ & ~bound
+        for purpose, bound in contents.needs.items():
+            if not granted(profile, purpose):
+                open_ = open_ & ~bound
+        if contents.asks:
+            for _, left in self._prompts.closed(profile, now_ms):
+                open_ = open_ & left
         if profile.hidden:
             open_ = open_ & self._not_hidden(profile)
         if profile.shown:
             open_ = open_ & self._below_caps(profile, now_ms)
-        order: Iterable[int] = self._placement.order
-        if asked is not None:
-            index = self._contents.index
-            order = [index[c] for c in dict.fromkeys(asked) if c in index]
-        found = (i for i in order if open_[i])
-        return [self._contents.ids[i] for i in islice(found, slots)]
+        if crowded is not None:
+            open_ = open_ & ~crowded
+        if elsewhere:
+            open_ = open_ & self._not_among(elsewhere)
+        return open_
 
     def _of_request(
         self, asked: Iterable[str], open_: Flags
@@ -155,6 +209,12 @@ class Eligibility:
                 shown &= ~self._contents.tagged[name]
         return shown
 
+    def _not_among(self, ids: Iterable[str]) -> Flags:
+        free = np.ones(len(self._contents.ids), np.bool_)
+        index = self._contents.index
+        free[[index[c] for c in ids if c in index]] = False
+        return free
+
     def _below_caps(self, profile: Profile, now_ms: int) -> Flags:
         contents = self._contents
         below = np.ones(len(contents.ids), np.bool_)
@@ -167,7 +227,7 @@ class Eligibility:
                 limits = (*self._content_caps, *contents.caps.get(name, ()))
                 if at is not None and reached(times, limits, now_ms):
                     below[at] = False
-            elif reached(times, self._tag_caps, now_ms) and name in contents.tagged:
+            elif kind == "t" and name in contents.tagged and reached(times, self._tag_caps, now_ms):
                 below &= ~contents.tagged[name]
         return below
 

@@ -1,45 +1,46 @@
 """Which contents, for this profile in this placement at this moment, and with what probability?
 
-Eligibility and guardrails shape the candidates, the model scores them, the draw is last. Where the
-decision is not the model's to make, the fallback answers and says why. State: none but the newest
-parameter sets.
+Eligibility and guardrails shape the candidates, rules what they may and must be, the model scores
+them, the draw is last. Where the decision is not the model's to make, the fallback answers and says
+why. State: none but the newest parameter sets.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
+from operators.aggregate_quota import Quota
 from operators.arrival import Arrived
-from operators.candidates import Eligibility
+from operators.choices import Asked, Choice, Chosen
+from operators.coherence import kept
 from operators.consent import refusal
+from operators.experiments import Assigned, in_holdout
 from operators.explore import Drawn, draw_slate
+from operators.fallback import fallback_order, slate
+from operators.fragments import Fragment, fragment_of
+from operators.guards import Guards
 from operators.ids import uniform
+from operators.levels import level_of
 from operators.moment import Moment
-from operators.parameters import Parameters, ParameterSet
-from operators.plan import CompiledPlacement, Plan
+from operators.parameters import Parameters
+from operators.penalties import Penalties
+from operators.placement_plan import CompiledPlacement
+from operators.plan import Plan
 from operators.predict import Predictor
 from operators.profile import Profile
-from operators.score import Scorer, Scores
-from schemas.policy import Exploration
+from operators.rules import FORCE, Guidance, guide, weigh
+from operators.score import Indices, Scorer, Scores
+from operators.scoring import Scoring, pack_cells
+from schemas.learning import Exploration
 
 PRIOR: Final = "prior"
-_PREDICTIVE: Final = 4
 _UNIFORM: Final = Exploration(kind="uniform")
-
-
-class Choice(NamedTuple):
-    """What was chosen and how, before it becomes a record."""
-
-    content_ids: list[str]
-    drawn: list[Drawn]
-    scores: Scores | None
-    considered: int
-    rejections: dict[str, int]
-    fallback: str | None
-    model_version: str | None
-    features: bytes
+_GREEDY: Final = Exploration(kind="greedy")
+_UNASKED: Final = ("consent_refused", "consent_unknown", "privacy_signal")
+"""Why nothing but what a person has stated may be looked at."""
 
 
 class Chooser:
@@ -47,72 +48,39 @@ class Chooser:
 
     def __init__(self, plan: Plan, parameters: Parameters, predictor: Predictor) -> None:
         self._plan = plan
-        self._predictor = predictor
-        self._parameters = parameters
-        self._eligibility = {
-            name: Eligibility(placement, plan.contents)
-            for name, placement in plan.placements.items()
-        }
-        self._scorers: dict[str, Scorer] = {}
+        self._scoring = Scoring(plan, parameters, predictor)
+        self._guards = Guards(plan, self._scoring)
+        self._penalties = Penalties(
+            plan.contents, plan.policy.feedback, sensitive=plan.policy.sensitive.tags
+        )
 
     def refresh(self) -> None:
         """Take over the newest parameter sets."""
-        for name, placement in self._plan.placements.items():
-            newest = self._parameters.latest(name) if placement.heads else None
-            if newest is None:
-                continue
-            known = self._scorers.get(name)
-            if known is None or known.parameters is not newest:
-                self._scorers[name] = self._scorer(placement, newest)
-
-    def _scorer(self, placement: CompiledPlacement, newest: ParameterSet) -> Scorer:
-        contents = self._plan.contents
-        # A set learned under a former policy may have other reward kinds: match them by name.
-        values = np.zeros((len(newest.heads), len(contents.ids)))
-        for row, head in enumerate(newest.heads):
-            if head in placement.heads:
-                values[row] = placement.values[placement.heads.index(head)]
-        return Scorer(newest, cells=placement.cells, real=placement.real, values=values)
+        self._scoring.refresh()
 
     def variant(self, profile: Profile) -> str | None:
         """Which arm of the holdout a profile is in; None where there is no holdout."""
         holdout = self._plan.policy.experiments.holdout
         if holdout is None:
             return None
-        held = uniform(f"holdout|{holdout.salt}|{profile.profile_id}") < holdout.share
-        return "holdout" if held else "personalised"
+        return "holdout" if in_holdout(holdout, profile.profile_id) else "personalised"
 
-    def cells_of(self, placement: CompiledPlacement, profile: Profile, moment: Moment) -> list[int]:
-        """The profile's feature cells at a moment: what a decision logs; none without a model."""
-        if not placement.heads:
+    def assigned(self, profile: Profile, name: str, moment: Moment) -> list[Assigned]:
+        """The variants of tests that a profile is in at a placement."""
+        plan = self._plan
+        if plan.tests is None or plan.placements[name].policy.never_personalised:
             return []
-        now_ms = moment.now_ms
-        cells = placement.features.cells(profile, now_ms, moment.context)
-        foreseen = placement.policy.features.predictions
-        if foreseen and placement.policy.level >= _PREDICTIVE:
-            cells += self._predictor.feature_cells(foreseen, profile, now_ms)
-        return cells
+        consent = plan.policy.consent
+        if refusal(consent, profile, "collect") or refusal(consent, profile, "personalise"):
+            return []
+        shares = {} if self._scoring.view is None else self._scoring.view.shares()
+        return plan.tests.assign(profile, moment, name, shares)
 
-    def _why_not(
-        self,
-        profile: Profile,
-        placement: CompiledPlacement,
-        variant: str | None,
-        moment: Moment,
-    ) -> str | None:
-        """Why this decision is not the model's to make; None: it is."""
-        holdout = self._plan.policy.experiments.holdout
-        if placement.policy.level == 0:
-            return "not_personalised"
-        consent = self._plan.policy.consent
-        why = refusal(consent, profile, "collect") or refusal(consent, profile, "personalise")
-        if why is not None:
-            return why
-        if placement.eligible and not placement.eligible(profile, moment).holds:
-            return "not_eligible"
-        if variant == "holdout" and holdout is not None and holdout.serve == "fallback":
-            return "holdout"
-        return None
+    def cells_of(
+        self, placement: CompiledPlacement, profile: Profile, moment: Moment, level: int
+    ) -> list[int]:
+        """The profile's feature cells at a moment: what a decision logs; none without a model."""
+        return self._scoring.cells_of(placement, profile, moment, level)
 
     def choose(
         self,
@@ -122,50 +90,259 @@ class Chooser:
         identity: str,
         variant: str | None,
         moment: Moment,
+        *,
+        quota: Quota | None = None,
     ) -> Choice:
         """The choice for one trigger; chance is drawn from `identity`, the decision's id."""
+        policy = placement.policy
+        requested: Sequence[str] | None = event.candidates
+        if requested is None and policy.candidates.source == "request":
+            requested = ()
+        asked = Asked(
+            profile,
+            event,
+            placement,
+            identity,
+            variant,
+            moment,
+            quota,
+            level_of(profile.preferences, placement.name, policy.level),
+            min(event.slots or policy.slots, policy.slots),
+            requested,
+            self._guards.on_page(profile, placement, moment.now_ms),
+        )
+        why = self._guards.why_not(asked)
+        if why is not None:
+            return self._fall_back(asked, why)
+        eligibility = self._guards.eligibility(placement)
+        crowded = self._guards.crowded(asked)
+        found = eligibility.narrow(
+            profile, moment, asked=requested, crowded=crowded, elsewhere=asked.elsewhere
+        )
+        if not len(found.positions):
+            return self._fall_back(
+                asked, "no_eligible_candidate", found.considered, found.rejections
+            )
+        guidance = _unguided(found.positions)
+        if placement.rules:
+            guidance = guide(placement.rules, profile, moment, found.positions, asked.slots)
+            for reason, count in guidance.rejections.items():
+                found.rejections[reason] = found.rejections.get(reason, 0) + count
+            if not len(guidance.positions):
+                return self._fall_back(
+                    asked, "no_eligible_candidate", found.considered, found.rejections
+                )
+        return self._draw(asked, guidance, found.considered, found.rejections)
+
+    def _draw(
+        self, asked: Asked, guidance: Guidance, considered: int, rejections: dict[str, int]
+    ) -> Choice:
+        profile, placement, moment = asked.profile, asked.placement, asked.moment
+        positions = guidance.positions
+        held = asked.variant == "holdout"
+        scorer = None if held else self._scoring.scorer(placement)
+        cells = self._scoring.cells_of(placement, profile, moment, asked.level)
+        learned = None if scorer is None else scorer.score(cells, positions)
+        version = PRIOR if placement.heads and not held else None
+        if scorer is not None:
+            version = scorer.parameters.version
+        fragment = fragment_of(self._plan, placement, profile, moment.now_ms, version)
+        mode = placement.policy.learning
+        fixed = {} if mode != "online" else self._fixed(asked, guidance)
+        drawn = self._slate(asked, guidance, scorer, learned, cells, fixed, fragment)
+        shadow = None
+        teaches = bool(placement.heads) and mode != "logging_only"
+        if mode != "online" and not held:
+            if mode == "apprentice":
+                shadow = [self._id(positions, d.position) for d in drawn]
+            items = self._incumbents(asked, positions, learned)
+        else:
+            sources = dict(fixed.values())
+            items = [
+                self._item(positions, rank, d, learned, sources, guidance)
+                for rank, d in enumerate(drawn, start=1)
+            ]
+        return Choice(
+            items,
+            considered,
+            rejections,
+            None,
+            version,
+            pack_cells(cells),
+            asked.level,
+            guidance.names,
+            teaches,
+            learned is not None,
+            shadow,
+            fragment,
+        )
+
+    def _slate(
+        self,
+        asked: Asked,
+        guidance: Guidance,
+        scorer: Scorer | None,
+        learned: Scores | None,
+        cells: list[int],
+        fixed: dict[int, tuple[int, str]],
+        fragment: Fragment | None,
+    ) -> list[Drawn]:
+        """Draw: everything that shapes scores comes before, and nothing after."""
+        placement, positions = asked.placement, guidance.positions
+        exploration = placement.policy.exploration if guidance.explore else _GREEDY
+        scores = learned
+        if asked.variant != "holdout":
+            for factors in (
+                guidance.factors,
+                self._penalties.factors(asked.profile.less, positions, asked.moment.now_ms),
+            ):
+                scores = scores if factors is None else weigh(scores, factors)
+        spread = None
+        if scorer is not None and (exploration.kind == "thompson" or exploration.optimism):
+            spread = scorer.spread(cells, positions)
+        chance = asked.identity if fragment is None else fragment.seed
+        return draw_slate(
+            scores,
+            count=len(positions),
+            slots=asked.slots,
+            exploration=exploration if scores is not None else _UNIFORM,
+            rewarded=0 if scorer is None else scorer.parameters.rewarded,
+            chances=[uniform(f"{chance}|{rank}") for rank in range(asked.slots)],
+            scale=None if scorer is None else scorer.scale(cells, positions),
+            spread=spread,
+            noise_of=chance,
+            fixed={rank: at for rank, (at, _) in fixed.items()} if fixed else {},
+            limit=None if placement.limit is None else placement.limit.among(positions),
+        )
+
+    def _fixed(self, asked: Asked, guidance: Guidance) -> dict[int, tuple[int, str]]:
+        """What is not drawn: rank to (candidate, source). Rules come before what is kept."""
+        policy = asked.placement.policy
+        stable = None if asked.variant == "holdout" else policy.coherence
+        if not guidance.fixed and stable is None:
+            return {}  # as nearly always
+        forced = {at for rule in asked.placement.rules for rank, at in rule.fixed if rank == FORCE}
+        found = {
+            rank: (at, "forced" if int(guidance.positions[at]) in forced else "pinned")
+            for rank, at in guidance.fixed.items()
+        }
+        if stable is None:
+            return found
+        stays = kept(
+            asked.profile,
+            asked.placement.name,
+            stable,
+            contents=self._plan.contents,
+            positions=guidance.positions,
+            slots=asked.slots,
+            now_ms=asked.moment.now_ms,
+            taken=guidance.fixed,
+        )
+        return {**found, **{rank: (at, "sticky") for rank, at in (stays or {}).items()}}
+
+    def _id(self, positions: Indices, at: int) -> str:
+        return self._plan.contents.ids[int(positions[at])]
+
+    def _item(
+        self,
+        positions: Indices,
+        rank: int,
+        drawn: Drawn,
+        learned: Scores | None,
+        sources: dict[int, str],
+        guidance: Guidance,
+    ) -> Chosen:
+        at = drawn.position
+        return Chosen(
+            self._id(positions, at),
+            rank,
+            drawn.propensity,
+            None if learned is None else float(learned[at]),
+            drawn.greedy,
+            sources.get(at, "model"),
+            drawn.learnable,
+            guidance.reasons.get(at) if at in sources else None,
+        )
+
+    def _incumbents(self, asked: Asked, positions: Indices, learned: Scores | None) -> list[Chosen]:
+        """What would be shown without a model: the order of the request, else of the fallback."""
+        at = {int(position): i for i, position in enumerate(positions)}
+        index = self._plan.contents.index
+        order = (
+            asked.placement.order
+            if asked.candidates is None
+            else [index[c] for c in asked.candidates if c in index]
+        )
+        found = [at[i] for i in dict.fromkeys(order) if i in at][: asked.slots]
+        teaches = asked.placement.policy.learning == "apprentice"
+        return [
+            Chosen(
+                self._id(positions, i),
+                rank,
+                1.0,
+                None if learned is None else float(learned[i]),
+                True,
+                "incumbent",
+                teaches,
+            )
+            for rank, i in enumerate(found, start=1)
+        ]
+
+    def _fall_back(
+        self,
+        asked: Asked,
+        why: str,
+        considered: int = 0,
+        rejections: dict[str, int] | None = None,
+    ) -> Choice:
+        profile, placement, moment = asked.profile, asked.placement, asked.moment
         now_ms = moment.now_ms
-        eligibility = self._eligibility[placement.name]
-        slots = min(event.slots or placement.policy.slots, placement.policy.slots)
-        considered, rejections = 0, {}
-        asked = event.candidates
-        if asked is None and placement.policy.candidates.source == "request":
-            asked = ()
-        why = self._why_not(profile, placement, variant, moment)
-        if why is None:
-            found = eligibility.narrow(profile, moment, asked=asked)
-            considered, rejections = found.considered, found.rejections
-            if len(found.positions):
-                scorer = None if variant == "holdout" else self._scorers.get(placement.name)
-                cells = self.cells_of(placement, profile, moment)
-                scores = None if scorer is None else scorer.score(cells, found.positions)
-                drawn = draw_slate(
-                    scores,
-                    count=len(found.positions),
-                    slots=slots,
-                    exploration=_UNIFORM if scores is None else placement.policy.exploration,
-                    rewarded=0 if scorer is None else scorer.parameters.rewarded,
-                    chances=[uniform(f"{identity}|{rank}") for rank in range(slots)],
-                    scale=None if scorer is None else scorer.scale(cells, found.positions),
-                )
-                ids = self._plan.contents.ids
-                version = PRIOR if placement.heads and variant != "holdout" else None
-                return Choice(
-                    [ids[found.positions[d.position]] for d in drawn],
-                    drawn,
-                    scores,
-                    considered,
-                    rejections,
-                    None,
-                    version if scorer is None else scorer.parameters.version,
-                    pack_cells(cells),
-                )
-            why = "no_eligible_candidate"
-        chosen = eligibility.fallback(profile, now_ms, slots=slots, asked=asked)
-        certain = [Drawn(i, 1.0, True) for i in range(len(chosen))]
-        return Choice(chosen, certain, None, considered, rejections, why, None, b"")
+        personal = why not in _UNASKED and asked.level > 0
+        open_ = self._guards.eligibility(placement).open_to_anybody(
+            profile, now_ms, crowded=self._guards.crowded(asked), elsewhere=asked.elsewhere
+        )
+        nothing = placement.policy.fallback.none or why == "capped"
+        order = (
+            []
+            if nothing
+            else fallback_order(
+                placement,
+                self._plan.contents,
+                profile,
+                open_=open_,
+                asked=asked.candidates,
+                popular=()
+                if self._scoring.view is None
+                else self._scoring.view.popular(placement.name),
+                personal=personal,
+            )
+        )
+        guidance = _unguided(np.array([at for at, _ in order], np.intp))
+        if placement.rules and order:
+            # Without consent only what holds for everybody may be asked.
+            asked_of = [r for r in placement.rules if personal or r.evaluate is None]
+            guidance = guide(asked_of, profile, moment, guidance.positions, asked.slots)
+            links = dict(order)
+            order = [(int(at), links[int(at)]) for at in guidance.positions]
+        ids = self._plan.contents.ids
+        items = [
+            Chosen(ids[at], rank + 1, 1.0, None, True, "fallback", False, link)
+            for rank, (at, link) in slate(order, guidance.fixed, slots=asked.slots)
+        ]
+        fragment = fragment_of(self._plan, placement, profile, now_ms, None, why=why)
+        return Choice(
+            items,
+            considered,
+            rejections or {},
+            why,
+            None,
+            b"",
+            0,
+            guidance.names,
+            False,
+            fragment=fragment,
+        )
 
 
-def pack_cells(cells: list[int]) -> bytes:
-    """Feature cells as they are logged: uint32, little-endian."""
-    return np.array(cells, np.uint32).tobytes()
+def _unguided(positions: Indices) -> Guidance:
+    return Guidance(positions, {}, None, {}, True, [], {})

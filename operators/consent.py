@@ -87,3 +87,9 @@ def refusal(consent: Consent, profile: Profile, use: Use) -> str | None:
     if known is None:
         return None if consent.before_known == "granted" else "consent_unknown"
     return None if known[0] else "consent_refused"
+
+
+def granted(profile: Profile, purpose: str) -> bool:
+    """Whether a person has granted a purpose by name."""
+    known = profile.consent.get(purpose)
+    return known is not None and known[0]

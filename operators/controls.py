@@ -20,7 +20,9 @@ def hide(profile: Profile, event: Arrived) -> None:
     keys += [f"t:{event.tag}"] if event.tag else []
     for key in keys:
         if event.feedback in ("hide", "not_interested"):
-            profile.hidden[key] = max(event.occurred_ms, profile.hidden.get(key, 0))
+            liked = profile.less.get(key)  # which remembers likes: an older hide undoes none
+            if liked is None or event.occurred_ms > liked[0]:
+                profile.hidden[key] = max(event.occurred_ms, profile.hidden.get(key, 0))
         elif event.feedback == "like" and profile.hidden.get(key, 0) <= event.occurred_ms:
             profile.hidden.pop(key, None)
     while len(profile.hidden) > MOST_HIDDEN:
@@ -30,12 +32,16 @@ def hide(profile: Profile, event: Arrived) -> None:
 def reset_taste(profile: Profile, tastes: Iterable[int]) -> None:
     """Drop what was inferred of the taste, and what would still teach or repeat it.
 
-    `tastes` are the slots of affinities. Counts, consent, do-not-show and caps stay; open decisions
-    stay for the books, without the features that they were made with.
+    `tastes` are the slots of affinities; what less is wanted of goes with them. Counts, consent,
+    do-not-show and caps stay; open decisions stay for the books, without the features that they
+    were made with.
     """
     for slot in tastes:
         profile.signals.pop(slot, None)
     profile.last.clear()
+    profile.last_ms.clear()
+    profile.turned.clear()
+    profile.less.clear()
     profile.cases.clear()
     profile.sampled.clear()
     for pending in profile.pending:
@@ -54,6 +60,7 @@ def holds_behaviour(profile: Profile) -> bool:
             profile.shown,
             profile.pending,
             profile.last,
+            profile.turned,
             profile.cases,
             profile.sampled,
             profile.holding,
@@ -62,8 +69,17 @@ def holds_behaviour(profile: Profile) -> bool:
     )
 
 
+def states_something(profile: Profile) -> bool:
+    """Whether a person has stated what outlives the behaviour: consent, what not to show, levels.
+
+    That a prompt was shown counts too: who answers nothing must not be asked at each request.
+    """
+    stated = (profile.consent, profile.hidden, profile.less, profile.preferences, profile.prompted)
+    return any(stated)
+
+
 def forget_behaviour(profile: Profile) -> None:
-    """Drop what was observed, keep what the person stated (consent and do-not-show)."""
+    """Drop what was observed, keep what the person stated (consent, do-not-show, levels)."""
     profile.signals.clear()
     profile.attributes.clear()
     profile.provenance.clear()
@@ -71,6 +87,8 @@ def forget_behaviour(profile: Profile) -> None:
     profile.shown.clear()
     profile.pending.clear()
     profile.last.clear()
+    profile.last_ms.clear()
+    profile.turned.clear()
     profile.cases.clear()
     profile.sampled.clear()
     profile.holding.clear()

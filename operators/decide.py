@@ -7,39 +7,49 @@ one moment; shards, watermarks, duplicates and lateness are the caller's (`opera
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 from operators.adaptive import MODEL, thresholds
+from operators.aggregate_quota import Quota
 from operators.arrival import HISTORY, LIVE, Arrived
-from operators.attribute import close_windows, impression, reward, show, write_books
+from operators.attribute import close_windows, impression, reward
 from operators.audience import look
 from operators.budget import Budget
-from operators.choose import Chooser, pack_cells
+from operators.choose import Chooser
 from operators.consent import honour_gpc, refusal, state_consent
 from operators.controls import forget_behaviour, hide, holds_behaviour, reset_taste
+from operators.deciding import Adopt as Adopt
+from operators.deciding import Deciding
 from operators.duplicates import contact_of, no_contact
-from operators.filters import number_of
 from operators.golden_record import fold
-from operators.ids import decision_id
+from operators.levels import state_levels
 from operators.moment import ALWAYS, NOTHING, Context, Moment
-from operators.outputs import Made, Outputs, Record
+from operators.outputs import Outputs, Record
 from operators.parameters import Parameters
-from operators.plan import CompiledPlacement, Plan
+from operators.penalties import state_less
+from operators.plan import Plan
 from operators.predict import Cases, Predictor, forget_cases
-from operators.profile import FAR, Pending, PendingItem, Profile
-from operators.records import decision_record
-from operators.segments import POLICY, leave_segments, pass_time, update_segments
+from operators.profile import FAR, Profile
+from operators.segments import POLICY, TIMER, leave_segments, pass_time, update_segments
 from schemas.events import CONTROL_TYPES
 
+_STATEMENTS: Final = ("feedback", "preferences_set")
 _WITHDRAWN: Final = ("consent_refused", "privacy_signal")
 EXPIRED: Final = "expired"
 """The cause of leaving where a profile was idle beyond its TTL."""
 
-Adopt = Callable[[str], Record | None]
-"""The recorded decision of an id, where the topic already has one."""
 Since = Mapping[int, int]
 """From when on a signal was watched, by slot (ms); absent: always."""
+
+
+class _Triggers(NamedTuple):
+    """What a decision needs beside its profile, wherever it is triggered."""
+
+    shard: int
+    since: Since
+    quota: Quota | None
+    out: Outputs
 
 
 class Decide:
@@ -51,11 +61,11 @@ class Decide:
 
     def __init__(self, plan: Plan, parameters: Parameters, *, adopt: Adopt) -> None:
         self.plan = plan
-        self._adopt = adopt
         self._budget = Budget(plan)
         self._parameters = parameters
         self._predictor = Predictor(plan.predictions, parameters, plan.hashes)
         self._chooser = Chooser(plan, parameters, self._predictor)
+        self._deciding = Deciding(plan, self._chooser, adopt=adopt)
         self._cases = Cases(plan.predictions, self._predictor)
 
     def refresh(self) -> None:
@@ -78,8 +88,12 @@ class Decide:
         shard: int,
         out: Outputs,
         since: Since = ALWAYS,
+        quota: Quota | None = None,
     ) -> None:
-        """Apply one accepted event (not late, not a duplicate) to its profile."""
+        """Apply one accepted event (not late, not a duplicate) to its profile.
+
+        `quota` is the shard's part of the caps that are never exceeded.
+        """
         plan = self.plan
         consent = plan.policy.consent
         # A profile's time never runs backwards; an event older than that (within the allowed
@@ -88,12 +102,12 @@ class Decide:
         moment = self.moment(now_ms, since=since, context=event.context)
         if profile.plan:  # a new profile is evaluated by what its first event does
             self.adopt_policy(profile, profile.now_ms, since=since, out=out)
-        passed = pass_time(profile, plan, moment)
-        out.changes += passed
-        profile.now_ms = now_ms
         version = profile.version
+        triggers = _Triggers(shard, since, quota, out)
         # As a timer counts them: the version must not tell which of the two came first.
-        profile.version += 1 + len(passed)
+        self._let_pass(profile, now_ms, triggers)
+        profile.now_ms = now_ms
+        profile.version += 1
         live = event.mode == LIVE
         before = refusal(consent, profile, "collect")
         said = honour_gpc(profile, event.context.get("gpc"), consent, event.occurred_ms)
@@ -119,22 +133,51 @@ class Decide:
             out.counts["used"] += live
             return
         requested = event.type == "decision_requested"
+        changes: list[Record] = []
+        if event.type == "preferences_set":
+            state_levels(profile.preferences, event.preferences or {}, event.occurred_ms)
         if not refused:
             out.counts["used"] += live
-            self._remember(profile, event, moment, version, out)
-        elif event.type == "feedback":
+            changes = self._remember(profile, event, moment, version, out)
+        elif event.type in _STATEMENTS:
             # Do-not-show is what the person states; that they reacted is behaviour and not kept.
             out.counts["used"] += live
-            hide(profile, event)
+            self._heed(profile, event)
         else:
             # A request is answered all the same (with the fallback); nothing of it is kept.
             out.counts["used" if requested else "suppressed"] += live
         if not live:
             return
-        if requested and event.placement is not None:
-            self._decide(profile, event, event.placement, moment, shard, out)
-        for placement in () if refused else plan.triggered_by.get(event.type, ()):
-            self._decide(profile, event, placement, moment, shard, out)
+        deciding = self._deciding
+        for trigger, name in deciding.by_event(event, refused=refused is not None):
+            deciding.decide(profile, trigger, name, moment, shard=shard, out=out, quota=quota)
+        if changes and plan.on_change:
+            for trigger, name in deciding.by_change(changes, event, profile):
+                deciding.decide(profile, trigger, name, moment, shard=shard, out=out, quota=quota)
+
+    def _let_pass(self, profile: Profile, now_ms: int, triggers: _Triggers) -> int:
+        """Let deadlines of segments up to an instant fire, and what they trigger be decided."""
+        changed = 0
+        while (due_ms := profile.segment_deadline()) <= now_ms:
+            moment = self.moment(due_ms, since=triggers.since)
+            changes = pass_time(profile, self.plan, moment)
+            changed += len(changes)
+            profile.version += len(changes)
+            triggers.out.changes += changes
+            if not self.plan.on_change:
+                continue
+            timed = [change for change in changes if change["cause"] == TIMER]
+            for trigger, name in self._deciding.by_change(timed, None, profile):
+                self._deciding.decide(
+                    profile,
+                    trigger,
+                    name,
+                    moment,
+                    shard=triggers.shard,
+                    out=triggers.out,
+                    quota=triggers.quota,
+                )
+        return changed
 
     def apply_outcome(self, profile: Profile, event: Arrived, *, out: Outputs) -> None:
         """Match an outcome with a decision made before a link; nothing else comes of it."""
@@ -155,8 +198,18 @@ class Decide:
         profile.pending = pending
         profile.version += 1 + len(out.changes) - before
 
-    def pass_time(self, profile: Profile, until_ms: int, *, since: Since, out: Outputs) -> bool:
+    def pass_time(
+        self,
+        profile: Profile,
+        until_ms: int,
+        *,
+        shard: int,
+        since: Since,
+        out: Outputs,
+        quota: Quota | None = None,
+    ) -> bool:
         """Let everything due by an instant happen; True where others may see the difference."""
+        triggers = _Triggers(shard, since, quota, out)
         changed = False
         if profile.plan not in (0, self.plan.mark):
             due_ms = max(profile.now_ms, min(profile.deadline(), until_ms))
@@ -164,11 +217,8 @@ class Decide:
         while True:
             # One instant after the other: a case must not see what time changed after it.
             now_ms = min(profile.deadline(), until_ms)
-            changes = pass_time(profile, self.plan, self.moment(now_ms, since=since))
-            profile.version += len(changes)
-            out.changes += changes
-            changed = changed or bool(changes)
-            close_windows(profile, now_ms, out=out)
+            changed = bool(self._let_pass(profile, now_ms, triggers)) or changed
+            close_windows(profile, now_ms, plan=self.plan, out=out)
             self._cases.close(profile, now_ms, out.labelled)
             if now_ms >= until_ms:
                 return changed
@@ -200,7 +250,7 @@ class Decide:
 
     def reduce_to_statements(self, profile: Profile, now_ms: int, *, out: Outputs) -> bool:
         """Forget an idle profile's behaviour; True where there was any."""
-        close_windows(profile, FAR, out=out)
+        close_windows(profile, FAR, plan=self.plan, out=out)
         if not holds_behaviour(profile):
             return False
         self._forget(profile, self.moment(now_ms, since=ALWAYS), EXPIRED, out)
@@ -218,31 +268,19 @@ class Decide:
 
     def holds_nothing(self, profile: Profile) -> bool:
         """Whether there is nothing that may be kept of a profile, not even a statement."""
-        if profile.consent or profile.hidden or profile.gpc_ms or profile.segments:
+        stated = (profile.consent, profile.hidden, profile.gpc_ms, profile.preferences)
+        if any(stated) or profile.less or profile.prompted or profile.segments:
             return False
         return refusal(self.plan.policy.consent, profile, "collect") is not None
 
     def is_recorded(self, event: Arrived, *, shard: int) -> bool:
         """Whether the topic already has a decision that this event triggered."""
-        requested = event.type == "decision_requested" and event.placement is not None
-        names = (event.placement,) if requested else self.plan.triggered_by.get(event.type, ())
-        return any(
-            self._adopt(
-                decision_id(
-                    shard=shard,
-                    profile_id=event.profile_id,
-                    trigger_id=event.event_id,
-                    placement=name,
-                )
-            )
-            is not None
-            for name in names
-            if name is not None
-        )
+        return self._deciding.is_recorded(event, shard=shard)
 
     def _remember(
         self, profile: Profile, event: Arrived, moment: Moment, version: int, out: Outputs
-    ) -> None:
+    ) -> list[Record]:
+        """Keep what an event says of a profile; the changes of segments that it made."""
         plan = self.plan
         reset = event.type == "taste_reset"
         # Watched for longer than was known: what was unknown may be known now.
@@ -254,7 +292,7 @@ class Decide:
         if reset:
             reset_taste(profile, [signal.slot for signal in plan.tastes])
         elif event.type == "feedback":
-            hide(profile, event)
+            self._heed(profile, event)
         if event.attributes is not None:
             fold(profile, event, plan.policy.identity, asked=plan.attributes)
             if plan.suggest is not None:
@@ -271,7 +309,7 @@ class Decide:
             signal.add(profile.signals, event, content)
         stated = event.attributes is not None
         anew |= self._budget.keep(profile, since_version=version, at_once=stated, out=out)
-        out.changes += update_segments(
+        changes = update_segments(
             profile,
             plan,
             moment,
@@ -279,6 +317,7 @@ class Decide:
             events=None if anew else event.names,
             attributes=stated,
         )
+        out.changes += changes
         self._attribute(profile, event, out)
         may_learn = refusal(plan.policy.consent, profile, "learn") is None
         audiences = plan.policy.audiences
@@ -295,6 +334,20 @@ class Decide:
                 may_learn=may_learn,
                 out=out.labelled,
             )
+        return changes
+
+    def _heed(self, profile: Profile, event: Arrived) -> None:
+        """Keep what a person says of what is shown."""
+        if event.type == "feedback":
+            policy = self.plan.policy
+            hide(profile, event)
+            state_less(
+                profile.less,
+                event,
+                policy.feedback,
+                max(profile.now_ms, event.occurred_ms),
+                sensitive=policy.sensitive.tags,
+            )
 
     def _attribute(self, profile: Profile, event: Arrived, out: Outputs) -> None:
         plan = self.plan
@@ -303,80 +356,3 @@ class Decide:
             impression(profile, event, plan=plan, may_learn=may_learn, out=out)
         elif event.mode != HISTORY and any(name in plan.rewards_of for name in event.names):
             reward(profile, event, plan=plan, may_learn=may_learn, out=out)
-
-    def _decide(
-        self, profile: Profile, event: Arrived, name: str, moment: Moment, shard: int, out: Outputs
-    ) -> None:
-        placement = self.plan.placements[name]
-        identity = decision_id(
-            shard=shard, profile_id=profile.profile_id, trigger_id=event.event_id, placement=name
-        )
-        recorded = self._adopt(identity)
-        if recorded is None:
-            variant = self._chooser.variant(profile)
-            choice = self._chooser.choose(profile, event, placement, identity, variant, moment)
-            record = decision_record(
-                profile, event, placement, identity, variant, choice, moment.now_ms, self.plan
-            )
-            features = choice.features
-        else:
-            # The topic is the truth: what was recorded is taken over, whatever would be chosen
-            # now under other parameters, so that state, topic and Redis name the same content.
-            record = recorded
-            features = pack_cells(self._chooser.cells_of(placement, profile, moment))
-        out.decisions.append(Made(record, profile.version, recorded is not None, event.received_ms))
-        self._await_outcome(profile, placement, record, features, moment.now_ms, out)
-
-    def _await_outcome(
-        self,
-        profile: Profile,
-        placement: CompiledPlacement,
-        record: Record,
-        features: bytes,
-        now_ms: int,
-        out: Outputs,
-    ) -> None:
-        consent = self.plan.policy.consent
-        if refusal(consent, profile, "collect") or not record["items"]:
-            return
-        profile.last[placement.name] = (
-            record["decision_id"],
-            [item["content_id"] for item in record["items"]],
-        )
-        policy = placement.policy
-        assumed = policy.impressions == "assumed"
-        pending = Pending(
-            decision_id=record["decision_id"],
-            placement=placement.name,
-            decided_ms=now_ms,
-            closes_ms=now_ms + placement.attribution_ms + (0 if assumed else policy.expires_after),
-            learnable=record["learnable"] and bool(placement.heads),
-            variant=record["experiment"]["variant"] if record["experiment"] else None,
-            slate_propensity=record["slate_propensity"],
-            features=features if record["learnable"] else b"",
-            items=[
-                PendingItem(item["content_id"], item["rank"], item["propensity"])
-                for item in record["items"]
-            ],
-            stood={
-                f.segment: (
-                    number_of(self.plan.by_name[f.signal].value(profile.signals, now_ms)),
-                    f.segment in profile.segments,
-                )
-                for f in self.plan.followings
-            },
-        )
-        profile.pending.append(pending)
-        if len(profile.pending) > self.plan.policy.retention.pending:
-            write_books(profile, profile.pending.pop(0), closed_ms=now_ms, out=out)
-            out.facts["pending_evicted",] += 1
-        if assumed:
-            show(
-                profile,
-                pending,
-                pending.items,
-                at_ms=now_ms,
-                plan=self.plan,
-                may_learn=refusal(consent, profile, "learn") is None,
-                out=out,
-            )

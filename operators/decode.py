@@ -174,6 +174,7 @@ class Decoder:
             event.user_id or event.anonymous_id or "",
             LIVE,
             event.anonymous_id,
+            event.preferences,
         )
 
 

@@ -9,14 +9,14 @@ Numbers become bins on a log scale, so that no feature needs a scaler and none c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from operators.affinity import DecayedAffinity
-from operators.filters import number_of
+from operators.filters import number_of, values_of
 from operators.ids import hash32
 from operators.moment import Context
 from operators.occurrences import FieldThen, TimeSince
@@ -27,12 +27,15 @@ from operators.signals import CompiledSignal, Value
 from operators.windows import SUM, AmountWindow
 from schemas.catalogue import Content
 from schemas.events import Scalar
-from schemas.policy import Features, Sensitive
+from schemas.learning import Features
+from schemas.policy import Sensitive
 from schemas.time import MINUTE
 
 Cells = npt.NDArray[np.int64]
 
 _BIAS: Final = "1"
+BIAS: Final = hash32(_BIAS)
+"""The profile's cell that is always there."""
 _REMEMBERED: Final = 100_000
 
 
@@ -104,26 +107,40 @@ class ProfileFeatures:
         hashes: Hashes,
     ) -> None:
         self._bias = hashes(_BIAS)
+        self._hashes = hashes
+        self._sensitive = sensitive
+        self._liked: list[CompiledSignal] = []
         self._parts: list[_Emit] = []
+        self.width = 1
+        """About how many features a profile has; of its segments and liked values some."""
         if level >= 1:
             seen = segments if features.segments is None else frozenset(features.segments)
             cells = {name: hashes(f"segment={name}") for name in sorted(seen)}
             self._parts.append(
                 lambda profile, _now, _context: [cells[n] for n in profile.segments if n in cells]
             )
+            self.width += min(2, len(cells))
         if level >= 2:
             names = signals if features.signals is None else features.signals
             for name in sorted(names):
                 self._parts.append(_signal(signals[name], features.top, hashes))
+                self.width += 1
+                if isinstance(signals[name].kind, DecayedAffinity):
+                    self.width += (1 + features.top) // 2
+                    if features.match:
+                        self._liked.append(signals[name])
         if level >= 3:
             context = [n for n in features.context if n not in sensitive.context]
+            self.width += len(context)
             read = _fields("context", context, hashes)
             self._parts.append(lambda _profile, _now, given: read(given))
         if level >= 4:
             own = [n for n in features.attributes if n not in sensitive.attributes]
+            self.width += len(own)
             stated = _fields("own", own, hashes)
             self._parts.append(lambda profile, _now, _: stated(profile.attributes))
         if level >= 5:
+            self.width += 1
             self._parts.append(lambda profile, _now, _: [hashes(f"profile={profile.profile_id}")])
 
     def cells(self, profile: Profile, now_ms: int, context: Context) -> list[int]:
@@ -131,6 +148,29 @@ class ProfileFeatures:
         found = [self._bias]
         for part in self._parts:
             found += part(profile, now_ms, context)
+        return found
+
+    def liked(self, contents: Sequence[Content]) -> dict[int, tuple[int, list[int]]]:
+        """What of the contents an affinity may name, by the profile's cell that names it.
+
+        Maps the cell to the feature that stands for such a match (the affinity's favourite has one
+        of its own) and the positions of the contents. Sensitive contents and tags match nothing.
+        """
+        found: dict[int, tuple[int, list[int]]] = {}
+        for signal in self._liked:
+            kind = signal.kind
+            if not isinstance(kind, DecayedAffinity) or kind.read_content is None:
+                continue
+            name = signal.name
+            plain, first = self._hashes(f"match:{name}"), self._hashes(f"match:{name}^")
+            for position, content in enumerate(contents):
+                if content.sensitive:
+                    continue
+                texts = set(values_of(kind.read_content(content)))
+                for text in sorted(texts - kind.sensitive - set(self._sensitive.tags)):
+                    for between, cell in (("=", plain), ("^", first)):
+                        own = self._hashes(f"{name}{between}{text}")
+                        found.setdefault(own, (cell, []))[1].append(position)
         return found
 
 

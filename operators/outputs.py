@@ -16,8 +16,10 @@ from schemas.decisions import SCHEMA_VERSION
 from schemas.time import rfc3339
 
 if TYPE_CHECKING:  # these give records themselves
+    from operators.aggregate import Seen
     from operators.audience import Sampled
     from operators.duplicates import Contact
+    from operators.monitor_watch import Watched
     from operators.profile import Pending
 
 Record = dict[str, Any]
@@ -40,7 +42,8 @@ class Example(NamedTuple):
 
     `kind` is the reward that came, or None for the negative that every shown item gives at once
     (fake negatives; see `operators.learn`). `features` are the profile's cells as logged at the
-    decision (uint32), `weight` undoes subsampling.
+    decision (uint32), `weight` undoes subsampling, `value` is the event's own (revenue) where that
+    counts.
     """
 
     model: str
@@ -49,6 +52,7 @@ class Example(NamedTuple):
     kind: str | None
     weight: float
     at_ms: int
+    value: float = 1.0
 
 
 class Labelled(NamedTuple):
@@ -89,6 +93,8 @@ class Outputs:
     labelled: list[Labelled] = field(default_factory=list)
     samples: list[Sampled] = field(default_factory=list)
     closed: list[Pending] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
+    watched: list[Watched] = field(default_factory=list)
     contacts: list[Contact] = field(default_factory=list)
     receipts: list[Record] = field(default_factory=list)
     profiles: list[ProfileState] = field(default_factory=list)

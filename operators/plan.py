@@ -7,83 +7,37 @@ immutable; another policy or catalogue is another plan, adopted between batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from operators.adaptive import Following, followings
 from operators.affinity import DecayedAffinity
+from operators.aggregate_asked import asked_of_everybody
 from operators.audience import compared
-from operators.conditions import INTENT, Compiler
-from operators.features import (
-    Cells,
-    Hashes,
-    ProfileFeatures,
-    content_cells,
-    content_features,
-)
+from operators.conditions import Compiler
+from operators.contents import Contents, compile_contents
+from operators.experiments import Assigned, Tests, compile_tests
+from operators.features import Hashes
+from operators.filters import Matches, compile_filter
 from operators.ids import hash32
+from operators.placement_plan import CompiledPlacement, PlacementCompiler
 from operators.predict import CompiledPrediction, compile_predictions
-from operators.score import Indices, Scores
+from operators.profile import Pending
+from operators.prompts import Prompts
+from operators.reason_texts import Texts
+from operators.rules import compile_rules
 from operators.segments import CompiledSegment, SegmentIndex, compile_segments, index_segments
 from operators.signals import CompiledSignal, compile_signals
-from operators.verdicts import Evaluate
-from schemas.catalogue import Cap, Content
-from schemas.check_catalogue import qualifies
+from schemas.catalogue import Content
+from schemas.experiments import Changes, changed
 from schemas.identity import Suggest
-from schemas.policy import Placement, Policy, Reward
+from schemas.placements import Placement
+from schemas.policy import Policy
 from schemas.reads import reads
-from schemas.time import to_millis
 
-Flags = npt.NDArray[np.bool_]
-_ALWAYS = 1 << 62
+K = TypeVar("K")
 V = TypeVar("V")
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """The catalogue as arrays, in the order of content ids.
-
-    Times are milliseconds. `conditions` lists each different eligibility condition once, with the
-    contents (flags) it binds.
-    """
-
-    ids: tuple[str, ...]
-    by_id: dict[str, Content]
-    index: dict[str, int]
-    valid_from: npt.NDArray[np.int64]
-    valid_until: npt.NDArray[np.int64]
-    in_stock: Flags
-    conditions: tuple[tuple[Evaluate, Flags], ...]
-    caps: dict[str, tuple[Cap, ...]]
-    tagged: dict[str, Flags]
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledPlacement:
-    """A placement ready to run.
-
-    `pool` holds the positions of the contents that may ever appear, `order` the same in the order
-    of the fallback, `values` what each reward kind is worth, shape (heads, contents). `cells` and
-    `real` are the contents' features, shape (contents, widest).
-    """
-
-    name: str
-    policy: Placement
-    heads: tuple[str, ...]
-    rewards: tuple[Reward, ...]
-    values: Scores
-    cells: Cells
-    real: npt.NDArray[np.float32]
-    pool: Indices
-    in_pool: Flags
-    order: tuple[int, ...]
-    eligible: Evaluate | None
-    features: ProfileFeatures
-    attribution_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +46,13 @@ class Capping:
 
     All read the same impressions, and a short window of one must not drop what a longer one of
     another still counts: `longest_ms` is the longest, `most` the largest number that any asks for.
+    `placements` and `channels` are those whose slates are counted as a whole.
     """
 
     per_content: bool
     per_tag: bool
+    placements: frozenset[str]
+    channels: frozenset[str]
     longest_ms: int
     most: int
 
@@ -107,8 +64,13 @@ class Plan:
     `signals_of` and `segments_of` say what an event's name touches, `any_signals` what every
     behavioural event does; `mark` changes with the policy, so that a profile last evaluated under
     another one is evaluated anew. `slots` are where the signals of this policy keep their state,
-    `tastes` those that tell what a person likes. `in_force` holds the thresholds that follow
-    feedback, by segment: the one thing here that changes, between activations.
+    `tastes` those that tell what a person likes. `models` are the placements by the learner they
+    teach, those of variants that learn by themselves included; `arms` what variants make of
+    placements, compiled when first needed. `on_change` maps (direction, segment) to the placements
+    that it triggers, `pages` a page to its placements. `in_force` holds the thresholds that follow
+    feedback, by segment: the one thing here that changes, between activations. `timed_last` says
+    whether it matters when a placement was last decided on, `aggregated` whether anything is asked
+    about all profiles together.
     """
 
     policy: Policy
@@ -130,22 +92,49 @@ class Plan:
     followings: tuple[Following, ...]
     in_force: dict[str, float]
 
+    placements: dict[str, CompiledPlacement]
+    models: dict[str, CompiledPlacement]
+    arms: dict[str, CompiledPlacement]
+    compiler: PlacementCompiler
+    prompts: Prompts
+    texts: Texts
+    tests: Tests | None
+    triggered_by: dict[str, tuple[str, ...]]
+    on_change: dict[tuple[str, str], tuple[str, ...]]
+    pages: dict[str, tuple[str, ...]]
+    rewards_of: dict[str, tuple[str, ...]]
+    reward_filters: dict[str, Matches | None]
+    profile_groups: tuple[tuple[str, str], ...]
+    contents: Contents
+    capping: Capping
+    hashes: Hashes
+    timed_last: bool
+    monitored: bool
+    aggregated: bool
+
     @property
     def suggest(self) -> Suggest | None:
         """What duplicates are looked for by; None: they are not."""
         return None if self.policy.identity is None else self.policy.identity.suggest
 
-    placements: dict[str, CompiledPlacement]
-    triggered_by: dict[str, tuple[str, ...]]
-    rewards_of: dict[str, tuple[str, ...]]
-    contents: Contents
-    capping: Capping
-    hashes: Hashes
-
     @property
     def placement_names(self) -> frozenset[str]:
         """The placements a request may name."""
         return frozenset(self.placements)
+
+    def teaches(self, pending: Pending) -> CompiledPlacement | None:
+        """The placement whose learner a decision teaches; None where the policy has it no more."""
+        return self.models.get(pending.model) or self.placements.get(pending.placement)
+
+    def arm(self, name: str, assigned: Sequence[Assigned]) -> CompiledPlacement:
+        """What the variants of tests make of a placement."""
+        if not assigned:
+            return self.placements[name]
+        key = "|".join([name, *(f"{one.test}={one.variant}" for one in assigned)])
+        known = self.arms.get(key)
+        if known is None:
+            known = self.arms[key] = _arm(self.compiler, self.policy, name, key, assigned)
+        return known
 
 
 def compile_plan(
@@ -160,16 +149,24 @@ def compile_plan(
     compiler = Compiler(declared, {name: p.refresh for name, p in policy.predictions.items()})
     in_force: dict[str, float] = {}
     segments = compile_segments(policy, compiler, in_force.get)
-    contents = _contents(catalogue, compiler)
+    contents = compile_contents(catalogue, compiler)
+    rules = compile_rules(policy, contents, compiler)
+    placing = PlacementCompiler(policy, contents, compiler, declared, hashes, rules)
     placements = {
-        name: _placement(name, placement, policy, contents, compiler, declared, hashes)
+        name: placing.compile(name, placement, key=name, model=name)
         for name, placement in policy.placements.items()
     }
+    tests = compile_tests(policy, compiler) if policy.experiments.tests else None
     signals = tuple(compiler.signals.values())
     fed = [signal for signal in signals if signal.slot in signal.needs]  # a ratio is not
     consent = policy.consent
     purposes = {consent.collect, consent.personalise, consent.learn} - {None}
-    caps = [cap for placement in policy.placements.values() for cap in placement.caps]
+    caps = [
+        cap
+        for placement in policy.placements.values()
+        for cap in placement.caps
+        if cap.over == "profile"
+    ]
     return Plan(
         policy=policy,
         policy_digest=policy_digest,
@@ -190,28 +187,104 @@ def compile_plan(
         followings=followings(policy),
         in_force=in_force,
         placements=placements,
+        models=_models(policy, placing, placements),
+        arms={},
+        compiler=placing,
+        prompts=Prompts(contents),
+        texts=Texts(policy.reasons),
+        tests=tests,
         triggered_by=_index(
             (event, name)
             for name, placement in policy.placements.items()
             for event in placement.triggers
             if event != "decision_requested"
         ),
+        on_change=_index(
+            ((direction, segment), name)
+            for name, placement in policy.placements.items()
+            for direction, segments in (
+                ("entered", placement.entering),
+                ("left", placement.leaving),
+            )
+            for segment in segments
+        ),
+        pages=_index(
+            (placement.page, name)
+            for name, placement in policy.placements.items()
+            if placement.page is not None
+        ),
         rewards_of=_index(
             (event, name) for name, reward in policy.rewards.items() for event in reward.events
+        ),
+        reward_filters={name: compile_filter(r.where) for name, r in policy.rewards.items()},
+        profile_groups=tuple(
+            (name, group.attribute)
+            for name, group in (policy.monitoring.groups if policy.monitoring else {}).items()
+            if group.of == "profile"
         ),
         contents=contents,
         capping=Capping(
             per_content=any(cap.per == "content" for cap in caps),
             per_tag=any(cap.per == "tag" for cap in caps),
+            placements=frozenset(
+                name
+                for name, placement in policy.placements.items()
+                if any(cap.per == "placement" for cap in placement.caps)
+            ),
+            channels=frozenset(
+                placement.channel
+                for placement in policy.placements.values()
+                if placement.channel and any(cap.per == "channel" for cap in placement.caps)
+            ),
             longest_ms=max((cap.within for cap in caps), default=0),
             most=max((cap.max for cap in caps), default=0),
         ),
         hashes=hashes,
+        timed_last=any(p.page or p.coherence for p in policy.placements.values()),
+        monitored=policy.monitoring is not None,
+        aggregated=asked_of_everybody(policy),
     )
 
 
-def _index(pairs: Iterable[tuple[str, V]]) -> dict[str, tuple[V, ...]]:
-    found: dict[str, tuple[V, ...]] = {}
+def _arm(
+    placing: PlacementCompiler,
+    policy: Policy,
+    name: str,
+    key: str,
+    assigned: Sequence[Assigned],
+) -> CompiledPlacement:
+    """A placement with the changes of variants in place, in the order of the tests."""
+    placement, model = policy.placements[name], name
+    rules: set[str] | None = None
+    for one in assigned:
+        placement = _with(placement, one.changes)
+        if one.changes.own_model:
+            model = f"{name}.{one.test}.{one.variant}"
+        if one.changes.rules is not None:
+            rules = set(one.changes.rules) if rules is None else rules & set(one.changes.rules)
+    return placing.compile(name, placement, key=key, model=model, rules=rules)
+
+
+def _models(
+    policy: Policy, placing: PlacementCompiler, placements: Mapping[str, CompiledPlacement]
+) -> dict[str, CompiledPlacement]:
+    """The placements that learn, by model: each one's own, and those of variants."""
+    found = dict(placements)
+    for test_name, test in policy.experiments.tests.items():
+        for variant_name, variant in test.variants.items():
+            for name in test.placements or policy.placements if variant.changes.own_model else ():
+                model = f"{name}.{test_name}.{variant_name}"
+                placement = _with(policy.placements[name], variant.changes)
+                found[model] = placing.compile(name, placement, key=model, model=model)
+    return {model: placement for model, placement in found.items() if placement.heads}
+
+
+def _with(placement: Placement, changes: Changes) -> Placement:
+    return placement.model_copy(update=changed({}, changes))
+
+
+def _index(pairs: Iterable[tuple[K, V]]) -> dict[K, tuple[V, ...]]:
+    found: dict[K, tuple[V, ...]] = {}
     for key, value in pairs:
         found[key] = (*found.get(key, ()), value)
     return found
@@ -223,7 +296,8 @@ def _compared(policy: Policy) -> tuple[str, ...]:
 
 def _attributes_asked(policy: Policy, catalogue: Iterable[Content]) -> frozenset[str]:
     """The profile attributes that policy and catalogue use: they are kept before all others."""
-    asked = reads(policy.model_dump(mode="json", by_alias=True), {}).attributes | {"timezone"}
+    asked = reads(policy.model_dump(mode="json", by_alias=True), {}).attributes
+    asked |= {"timezone", "language"}
     for content in catalogue:
         if content.eligibility is not None:
             plain = content.eligibility.model_dump(mode="json", by_alias=True)
@@ -236,98 +310,3 @@ def _attributes_asked(policy: Policy, catalogue: Iterable[Content]) -> frozenset
     for prediction in policy.predictions.values():
         asked.update(prediction.features.attributes)
     return frozenset(asked)
-
-
-def _contents(catalogue: Iterable[Content], compiler: Compiler) -> Contents:
-    listed = sorted(catalogue, key=lambda content: content.content_id)
-    count = len(listed)
-    bound: dict[str, tuple[Evaluate, Flags]] = {}
-    tagged: dict[str, Flags] = {}
-    for i, content in enumerate(listed):
-        if content.eligibility is not None:
-            key = content.eligibility.model_dump_json()
-            if key not in bound:
-                bound[key] = (compiler.compile(content.eligibility), np.zeros(count, np.bool_))
-            bound[key][1][i] = True
-        for tag in content.tags:
-            tagged.setdefault(tag, np.zeros(count, np.bool_))[i] = True
-    return Contents(
-        ids=tuple(c.content_id for c in listed),
-        by_id={c.content_id: c for c in listed},
-        index={c.content_id: i for i, c in enumerate(listed)},
-        valid_from=np.array(
-            [to_millis(c.valid_from) if c.valid_from else -_ALWAYS for c in listed], np.int64
-        ),
-        valid_until=np.array(
-            [to_millis(c.valid_until) if c.valid_until else _ALWAYS for c in listed], np.int64
-        ),
-        in_stock=np.array([c.stock is None or c.stock > 0 for c in listed], np.bool_),
-        conditions=tuple(bound.values()),
-        caps={c.content_id: c.caps for c in listed if c.caps},
-        tagged=tagged,
-    )
-
-
-def _placement(
-    name: str,
-    placement: Placement,
-    policy: Policy,
-    contents: Contents,
-    compiler: Compiler,
-    declared: dict[str, CompiledSignal],
-    hashes: Hashes,
-) -> CompiledPlacement:
-    in_pool = np.array(
-        [qualifies(contents.by_id[c], name, placement) for c in contents.ids], np.bool_
-    )
-    rewards = tuple(policy.rewards[kind] for kind in placement.rewards)
-    values = np.array(
-        [
-            [
-                reward.value * (_margin(contents.by_id[c]) if reward.times == "margin" else 1.0)
-                for c in contents.ids
-            ]
-            for reward in rewards
-        ],
-        np.float64,
-    ).reshape(len(rewards), len(contents.ids))
-    cells, real = content_cells(
-        [
-            content_features(
-                contents.by_id[c], policy.sensitive, attributes=placement.features.content
-            )
-            for c in contents.ids
-        ],
-        hashes,
-    )
-    first = [contents.index[c] for c in placement.fallback.contents if c in contents.index]
-    by_priority = sorted(
-        (int(i) for i in np.flatnonzero(in_pool)),
-        key=lambda i: (-contents.by_id[contents.ids[i]].priority, contents.ids[i]),
-    )
-    return CompiledPlacement(
-        name=name,
-        policy=placement,
-        heads=placement.rewards,
-        rewards=rewards,
-        values=values,
-        cells=cells,
-        real=real,
-        pool=np.flatnonzero(in_pool),
-        in_pool=in_pool,
-        order=tuple(dict.fromkeys([*first, *by_priority])),
-        eligible=compiler.compile(placement.eligibility) if placement.eligibility else None,
-        features=ProfileFeatures(
-            placement.features,
-            level=placement.level,
-            signals=declared,
-            segments=frozenset([*policy.segments, *(f"{INTENT}{i}" for i in policy.intents)]),
-            sensitive=policy.sensitive,
-            hashes=hashes,
-        ),
-        attribution_ms=max((reward.within for reward in rewards), default=0),
-    )
-
-
-def _margin(content: Content) -> float:
-    return 1.0 if content.margin is None else content.margin

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from operators.signals import CompiledSignal
-from schemas.policy import Features, Policy
+from schemas.learning import Features
+from schemas.policy import Policy
 from schemas.predictions import LooksLike, Prediction
 from schemas.reads import counted_events, definitions, hidden_from
 

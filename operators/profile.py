@@ -29,13 +29,19 @@ class PendingItem(msgspec.Struct, array_like=True, gc=False):
     propensity: float
     shown_ms: int = 0
     rewards: dict[str, float] = msgspec.field(default_factory=dict)
+    learnable: bool = True
+    score: float | None = None
+    nth: int = 0
+    explored: bool = False
 
 
 class Pending(msgspec.Struct, array_like=True, gc=False):
     """A decision whose attribution window is open: what was seen when it was made.
 
     `features` holds the profile's feature cells (uint32, little-endian) as logged at the decision,
-    `stood` of a segment whose threshold follows feedback the signal's value and the membership.
+    `stood` of a segment whose threshold follows feedback the signal's value and the membership,
+    `model` which learner it teaches, `tests` the variant by test, `groups` the profile's value of
+    each group compared for fairness.
     """
 
     decision_id: str
@@ -48,6 +54,9 @@ class Pending(msgspec.Struct, array_like=True, gc=False):
     features: bytes
     items: list[PendingItem]
     stood: dict[str, tuple[float | None, bool]] = msgspec.field(default_factory=dict)
+    model: str = ""
+    tests: dict[str, str] = msgspec.field(default_factory=dict)
+    groups: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 # Without `gc` (nothing here can be part of a cycle) a collection need not walk every hot profile.
@@ -64,7 +73,10 @@ class Profile(msgspec.Struct, array_like=True, gc=False):
     `consent` maps a purpose to (granted, as of, 0 stated or 1 by Global Privacy Control), `gpc_ms`
     is when that signal was first seen. `hidden` maps `c:<content>` or `t:<tag>` to when, `shown`
     the same keys to impression times (for caps), `last` a placement to its latest decision id and
-    contents. `cases` await the label of a prediction; `sampled` says when one was last taken.
+    contents, `last_ms` the same to when, `turned` to when its contents last changed (coherence).
+    `preferences` are the levels a person allows, `less` is what less is wanted of, `prompted` maps
+    a prompt to when it was decided on. `cases` await the label of a prediction; `sampled` says when
+    one was last taken.
     """
 
     profile_id: str
@@ -87,6 +99,11 @@ class Profile(msgspec.Struct, array_like=True, gc=False):
     last: dict[str, tuple[str, list[str]]] = msgspec.field(default_factory=dict)
     cases: list[Case] = msgspec.field(default_factory=list)
     sampled: dict[str, int] = msgspec.field(default_factory=dict)
+    preferences: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
+    less: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    last_ms: dict[str, int] = msgspec.field(default_factory=dict)
+    turned: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    prompted: dict[str, list[int]] = msgspec.field(default_factory=dict)
 
     def deadline(self) -> int:
         """When time alone next does something to this profile."""

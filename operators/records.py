@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from operators.arrival import Arrived
-from operators.choose import Choice
+from operators.choices import Choice, Chosen
+from operators.experiments import Assigned
+from operators.levels import BEHAVIOURAL
+from operators.moment import Moment
 from operators.outputs import Record
-from operators.plan import CompiledPlacement, Plan
+from operators.placement_plan import CompiledPlacement
+from operators.plan import Plan
 from operators.profile import Profile
-from operators.reasons import fallback_reason, item_reasons, likes
+from operators.reason_texts import Languages, Reason
+from operators.reasons import Liking, fallback_reason, item_reasons, likes
 from operators.segments import intent_of, memberships
 from schemas.decisions import SCHEMA_VERSION
 from schemas.time import rfc3339
@@ -26,59 +32,93 @@ def decision_record(
     placement: CompiledPlacement,
     identity: str,
     variant: str | None,
+    assigned: Sequence[Assigned],
     choice: Choice,
-    now_ms: int,
+    moment: Moment,
     plan: Plan,
 ) -> Record:
     """The record of one decision."""
-    slate = 1.0
-    items = []
-    liked = likes(profile, plan=plan, now_ms=now_ms) if choice.fallback is None else []
-    for rank, (content_id, drawn) in enumerate(
-        zip(choice.content_ids, choice.drawn, strict=True), start=1
-    ):
-        # A hundred slots of thousands of contents: the product must not vanish to 0.
-        slate = max(slate * drawn.propensity, _LEAST_PROPENSITY)
-        if choice.fallback is not None:
-            reasons = fallback_reason(choice.fallback)
-        else:
-            content = plan.contents.by_id[content_id]
-            reasons = item_reasons(content, liked=liked, greedy=drawn.greedy)
-        scored = choice.scores is not None
-        items.append(
-            {
-                "content_id": content_id,
-                "rank": rank,
-                "score": round(float(choice.scores[drawn.position]), 6)  # type: ignore[index]
-                if scored
-                else None,
-                "propensity": drawn.propensity,
-                "reasons": reasons,
-            }
-        )
-    personal = choice.fallback is None
+    now_ms, personal = moment.now_ms, choice.fallback is None
+    # Only what was drawn as the best is explained by likings, and only where they may be used.
+    named = choice.level >= BEHAVIOURAL and any(one.greedy and not one.code for one in choice.items)
+    liked = likes(profile, plan=plan, now_ms=now_ms) if named else []
     # What was inferred of a person goes nowhere that the person has not allowed it to go.
     told = choice.fallback not in _UNCONSENTED
+    # What is shared must not depend on who happened to ask for it.
+    alone = choice.fragment is None
+    languages = plan.texts.languages(
+        moment.context if alone else {}, profile.attributes if alone and told else {}
+    )
+    slate = 1.0
+    for chosen in choice.items:
+        # A hundred slots of thousands of contents: the product must not vanish to 0.
+        slate = max(slate * chosen.propensity, _LEAST_PROPENSITY)
+    until_ms = now_ms + placement.policy.expires_after
+    fragment = choice.fragment
+    ids = [chosen.content_id for chosen in choice.items]
     return {
         "decision_id": identity,
         "profile_id": profile.profile_id,
         "placement": placement.name,
         "decided_at": rfc3339(now_ms),
-        "expires_at": rfc3339(now_ms + placement.policy.expires_after),
+        "expires_at": rfc3339(until_ms if fragment is None else fragment.until_ms),
         "trigger": {"event_id": event.event_id, "type": event.type},
-        "items": items,
+        "items": [
+            {
+                "content_id": chosen.content_id,
+                "rank": chosen.rank,
+                "score": None if chosen.score is None else round(chosen.score, 6),
+                "propensity": chosen.propensity,
+                "source": chosen.source,
+                "learnable": chosen.learnable,
+                "reasons": _reasons(chosen, choice, placement, liked, languages, plan),
+            }
+            for chosen in choice.items
+        ],
         "candidates": choice.considered,
         "rejections": choice.rejections,
         "segments": memberships(profile) if told else [],
         "intent": intent_of(profile) if told else None,
         "experiment": None if variant is None else {"id": "holdout", "variant": variant},
-        "explored": personal and any(not drawn.greedy for drawn in choice.drawn),
-        "learnable": personal and bool(choice.drawn),
+        "exposures": [
+            {"test": one.test, "layer": one.layer, "variant": one.variant, "share": one.share}
+            for one in assigned
+        ],
+        "rules": choice.rules,
+        "shadow": None
+        if choice.shadow is None
+        else {"content_ids": choice.shadow, "agrees": choice.shadow == ids},
+        "fragment": None if fragment is None else fragment.record(ids, now_ms),
+        "explored": choice.scored and any(not chosen.greedy for chosen in choice.items),
+        "learnable": any(chosen.learnable for chosen in choice.items),
         "fallback": choice.fallback,
         "slate_propensity": slate,
         "model_version": choice.model_version,
         "policy_digest": plan.policy_digest,
         "catalogue_version": plan.catalogue_version,
-        "level": placement.policy.level if personal else 0,
+        "level": choice.level if personal else 0,
         "schema_version": SCHEMA_VERSION,
     }
+
+
+def _reasons(
+    chosen: Chosen,
+    choice: Choice,
+    placement: CompiledPlacement,
+    liked: list[Liking],
+    languages: Languages,
+    plan: Plan,
+) -> list[Reason]:
+    content, texts = plan.contents.by_id[chosen.content_id], plan.texts
+    if choice.fallback is not None and chosen.code is None:
+        return fallback_reason(choice.fallback, content, languages=languages, texts=texts)
+    return item_reasons(
+        content,
+        liked=liked,
+        greedy=chosen.greedy,
+        source=chosen.source,
+        rule=chosen.code,
+        popular=placement.policy.model.kind == "popularity",
+        languages=languages,
+        texts=texts,
+    )

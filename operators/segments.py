@@ -112,7 +112,16 @@ def leave_segments(profile: Profile, plan: Planned, moment: Moment, cause: str) 
     profile.holding.clear()
     profile.plan = 0
     return [
-        _record(profile, plan, name, moment.now_ms, cause, "nothing of it is kept", {}, entered)
+        _record(
+            profile,
+            plan,
+            name,
+            moment.now_ms,
+            cause,
+            "nothing of it is kept",
+            {},
+            entered,
+        )
         for name, entered in left
     ]
 
@@ -123,6 +132,12 @@ def pass_time(profile: Profile, plan: Planned, moment: Moment) -> list[Record]:
     while (due := profile.segment_deadline()) <= moment.now_ms:
         changes += update_segments(profile, plan, moment._replace(now_ms=due), TIMER, events=())
     return changes
+
+
+def change_id(profile_id: str, segment: str, cause: str, direction: str, at_ms: int) -> str:
+    """The identity of a change: what it is of, what made it, and when."""
+    identity = f"{profile_id}\0{segment}\0{cause}\0{direction}\0{at_ms}"
+    return blake2b(identity.encode(), digest_size=12).hexdigest()
 
 
 def memberships(profile: Profile) -> list[str]:
@@ -143,7 +158,11 @@ def why(profile: Profile, segment: CompiledSegment, moment: Moment) -> list[str]
 
 
 def _touched(
-    profile: Profile, plan: Planned, now_ms: int, events: tuple[str, ...], attributes: bool
+    profile: Profile,
+    plan: Planned,
+    now_ms: int,
+    events: tuple[str, ...],
+    attributes: bool,
 ) -> list[int]:
     """The positions to evaluate, as a heap."""
     index = plan.segments_of
@@ -204,7 +223,11 @@ def _evaluate(
 
 
 def _timed(
-    profile: Profile, segment: CompiledSegment, now_ms: int, holds: bool, until_ms: int | None
+    profile: Profile,
+    segment: CompiledSegment,
+    now_ms: int,
+    holds: bool,
+    until_ms: int | None,
 ) -> tuple[bool, int | None]:
     """(member, next deadline) of a segment with spans; `holding` is kept up to date."""
     since = profile.holding.get(segment.waits)
@@ -261,9 +284,8 @@ def _record(
     entered_ms: int | None,
 ) -> Record:
     direction = "entered" if entered_ms is None else "left"
-    identity = f"{profile.profile_id}\0{segment}\0{cause}\0{direction}\0{now_ms}"
     return {
-        "change_id": blake2b(identity.encode(), digest_size=12).hexdigest(),
+        "change_id": change_id(profile.profile_id, segment, cause, direction, now_ms),
         "profile_id": profile.profile_id,
         "segment": segment,
         "direction": direction,

@@ -16,8 +16,11 @@ import heapq
 from dataclasses import dataclass, field
 from typing import Final
 
+from operators.adopt import stale_profiles
+from operators.aggregate_quota import Quota
 from operators.arrival import LIVE, OUTCOME, Arrived
 from operators.arrival import ShardBatch as ShardBatch
+from operators.controls import states_something
 from operators.decide import Decide
 from operators.decode import NEVER
 from operators.duplicates import no_contact
@@ -26,12 +29,12 @@ from operators.ids import hash64
 from operators.outputs import Outputs, ProfileState, late_record, receipt
 from operators.profile import FAR, Profile, decode_profile, encode_profile, head_of
 from operators.pseudonyms import UNSHARED, Pseudonyms
+from operators.recent import RecentIds
 from operators.shard_state import ShardWire, StateError, decode_shard, encode_shard, watched_since
 from operators.views import profile_view
 from schemas.events import CONTROL_TYPES, LINK_TYPES
 from schemas.time import DAY
 
-_DEDUPE_BUCKETS: Final = 8
 _SWEPT_AT_ONCE: Final = 64
 _HOT: Final = 128
 """Profiles kept decoded per shard between snapshots: 4,096 took 6.8 KiB a profile, 128 took 1.4."""
@@ -50,9 +53,7 @@ class Shard:
     _hot: dict[str, Profile] = field(default_factory=dict)
     _scheduled: dict[str, int] = field(default_factory=dict)
     _timers: list[tuple[int, str]] = field(default_factory=list)
-    _seen: set[int] = field(default_factory=set)
-    _seen_by_bucket: dict[int, list[int]] = field(default_factory=dict)
-    _oldest_bucket: int = FAR
+    _seen: RecentIds = field(default_factory=RecentIds)
     _watermarks: dict[int, int] = field(default_factory=dict)
     _partitions: int = 1
     _watermark: int = NEVER
@@ -61,7 +62,11 @@ class Shard:
     _floor: int = 0
     _since: dict[int, int] = field(default_factory=dict)
     _erased: dict[int, int] = field(default_factory=dict)
+    _quota: Quota = field(init=False)
     _stale: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._quota = Quota(self.decide.plan, shard=self.number, shards=self.shards)
 
     @property
     def watermark_ms(self) -> int:
@@ -110,7 +115,8 @@ class Shard:
             out.counts["late"] += 1
             out.late.append(late_record(event, self._watermark))
             return
-        self._remember_id(identity, max(event.occurred_ms, self._watermark))
+        seen_ms = max(event.occurred_ms, self._watermark)
+        self._seen.add(identity, seen_ms, dedupe_for=self._dedupe_for)
         self._newest = max(self._newest, event.occurred_ms)
         if event.type in LINK_TYPES and (self.decide.plan.policy.identity is None or not live):
             # Linking is the identify step's; a policy without an identity section has none.
@@ -139,7 +145,9 @@ class Shard:
             self._scheduled[event.profile_id] = FAR
         # A control event may be older than timers that fired: for the profile, time goes on.
         profile.now_ms, version = max(profile.now_ms, self._watermark), profile.version
-        self.decide.apply(profile, event, shard=self.number, since=self._since, out=out)
+        self.decide.apply(
+            profile, event, shard=self.number, since=self._since, out=out, quota=self._quota
+        )
         if self.decide.holds_nothing(profile):
             # Collecting is not allowed and nothing was stated: then there is no profile to keep.
             self._hot.pop(event.profile_id)
@@ -162,17 +170,6 @@ class Shard:
             self.decide.retire(profile, event, since=self._since, out=out)
             touched[event.profile_id] = None
             self._schedule(profile)
-
-    def _remember_id(self, identity: int, instant: int) -> None:
-        self._seen.add(identity)
-        # Buckets are named by their first instant, which still means the same under another policy.
-        bucket = instant - instant % self._dedupe_span()
-        ids = self._seen_by_bucket.get(bucket)
-        if ids is None:
-            self._seen_by_bucket[bucket] = [identity]
-            self._oldest_bucket = min(bucket, self._oldest_bucket)
-        else:
-            ids.append(identity)
 
     def _erase(
         self,
@@ -230,7 +227,8 @@ class Shard:
         if least <= self._watermark:
             return
         self._watermark = least
-        self._forget_ids()
+        self._seen.forget(least, dedupe_for=self._dedupe_for)
+        self._quota.expire(least)
         while self._timers and self._timers[0][0] <= least:
             due, profile_id = heapq.heappop(self._timers)
             self._fire(profile_id, due, least, touched, out)
@@ -250,7 +248,14 @@ class Shard:
             return
         deadline = profile.deadline()
         if deadline <= until_ms:
-            if self.decide.pass_time(profile, until_ms, since=self._since, out=out):
+            if self.decide.pass_time(
+                profile,
+                until_ms,
+                shard=self.number,
+                since=self._since,
+                out=out,
+                quota=self._quota,
+            ):
                 touched[profile_id] = None
             deadline = profile.deadline()
         self._scheduled[profile_id] = deadline
@@ -269,7 +274,7 @@ class Shard:
                 continue
             if self.decide.reduce_to_statements(profile, now_ms, out=out):
                 touched[profile_id] = None
-            if (profile.consent or profile.hidden) and profile.now_ms >= oldest_stated:
+            if states_something(profile) and profile.now_ms >= oldest_stated:
                 continue  # a refusal must not be forgotten with the behaviour it forbade keeping
             self._drop(profile_id, profile.version + 1, out)
             touched.pop(profile_id, None)
@@ -288,18 +293,9 @@ class Shard:
                 touched[profile_id] = None
             self._schedule(profile)
 
-    def _dedupe_span(self) -> int:
-        return max(1, self.decide.plan.policy.time.dedupe_for // _DEDUPE_BUCKETS)
-
-    def _forget_ids(self) -> None:
-        if self._watermark <= self._oldest_bucket:
-            return
-        oldest = self._watermark - self.decide.plan.policy.time.dedupe_for - self._dedupe_span()
-        if self._oldest_bucket >= oldest:
-            return  # as nearly always: the watermark moves with every event
-        for bucket in [b for b in self._seen_by_bucket if b < oldest]:
-            self._seen.difference_update(self._seen_by_bucket.pop(bucket))
-        self._oldest_bucket = min(self._seen_by_bucket, default=FAR)
+    @property
+    def _dedupe_for(self) -> int:
+        return self.decide.plan.policy.time.dedupe_for
 
     def _settle(self, touched: dict[str, None], out: Outputs) -> None:
         if self.with_views:
@@ -318,6 +314,14 @@ class Shard:
         self._hot.clear()
         self._scheduled.clear()
 
+    def adopt(self, decide: Decide) -> None:
+        """Go on under another plan, between two batches, as a resume under it would."""
+        known, self.decide = self.decide.plan.slots, decide
+        plan = decide.plan
+        self._since = watched_since(known, self._since, plan.slots, newest_ms=self._newest)
+        self._stale = stale_profiles(self._cold, self._hot, mark=plan.mark)
+        self._quota.adopt(plan)
+
     def look(self, profile_id: str) -> Profile | None:
         """A profile as it is held now; None where there is none."""
         return self._profile(profile_id)
@@ -334,7 +338,7 @@ class Shard:
             watermarks=dict(sorted(self._watermarks.items())),
             partitions=self._partitions,
             swept_day=self._swept_day,
-            seen=self._seen_by_bucket,
+            seen=self._seen.by_bucket,
             profiles=self._cold,
             watermark=self._watermark,
             newest=self._newest,
@@ -342,6 +346,7 @@ class Shard:
             slots=sorted(self.decide.plan.slots),
             since=dict(sorted(self._since.items())),
             erased=dict(sorted(self._erased.items())),
+            quota=self._quota.encode(),
         )
         return encode_shard(wire, self.pseudonyms)
 
@@ -365,24 +370,17 @@ class Shard:
         self._watermarks = wire.watermarks
         self._partitions = wire.partitions
         self._swept_day = wire.swept_day
-        self._seen_by_bucket = wire.seen
-        self._seen = {identity for ids in wire.seen.values() for identity in ids}
-        self._oldest_bucket = min(wire.seen, default=FAR)
+        self._seen = RecentIds.of(wire.seen)
         self._watermark = wire.watermark
         self._newest = wire.newest
         self._floor = wire.floor
         self._erased = wire.erased
+        self._quota.restore(wire.quota)
         self._since = watched_since(wire.slots, wire.since, plan.slots, newest_ms=wire.newest)
-        timers, stale = [], []
-        for profile_id, block in wire.profiles.items():
-            due, _, mark = head_of(block)
-            if due < FAR:
-                timers.append((due, profile_id))
-            if mark not in (0, plan.mark):  # 0: nothing to evaluate before its next event
-                stale.append(profile_id)
-        heapq.heapify(timers)
-        self._timers = timers
-        self._stale = sorted(stale, reverse=True)
+        due = [(head_of(block)[0], profile_id) for profile_id, block in wire.profiles.items()]
+        self._timers = [timer for timer in due if timer[0] < FAR]
+        heapq.heapify(self._timers)
+        self._stale = stale_profiles(wire.profiles, {}, mark=plan.mark)
 
 
 def restored(

@@ -49,6 +49,7 @@ class ShardWire(msgspec.Struct, array_like=True):
     slots: list[int]
     since: dict[int, int]
     erased: dict[int, int]
+    quota: bytes = b""
 
 
 def encode_shard(wire: ShardWire, pseudonyms: Pseudonyms) -> bytes:

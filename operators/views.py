@@ -59,6 +59,8 @@ def profile_view(profile: Profile, plan: Plan, moment: Moment) -> Record:
         "attributes": dict(profile.attributes),
         "consent": {purpose: stated[0] for purpose, stated in profile.consent.items()},
         "hidden": sorted(profile.hidden),
+        "less_wanted": sorted(profile.less),
+        "preferences": {key: level for key, (level, _) in sorted(profile.preferences.items())},
         "last_decisions": {
             placement: {"decision_id": identity, "contents": contents}
             for placement, (identity, contents) in sorted(profile.last.items())

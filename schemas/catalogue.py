@@ -8,7 +8,10 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from schemas.conditions import Condition, Model
 from schemas.events import Identifier
-from schemas.time import Duration
+from schemas.time import DAY, Duration
+
+Purpose = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 
 
 class Cap(Model):
@@ -30,8 +33,22 @@ class Content(Model):
     placements: tuple[Identifier, ...] | None = Field(
         default=None, description="Where it may appear; absent: anywhere."
     )
+    title: str | dict[Language, str] | None = Field(
+        default=None, description="What people call it, as reasons name it; by language or one."
+    )
     valid_from: AwareDatetime | None = None
     valid_until: AwareDatetime | None = None
+    needs_consent: Purpose | None = Field(
+        default=None, description="A purpose that must be granted before it may be shown."
+    )
+    asks_consent: Purpose | None = Field(
+        default=None,
+        description="A prompt that asks for this purpose: shown while it is neither granted nor "
+        "lately refused, also to people who have not consented to anything.",
+    )
+    ask_again_after: Duration = Field(
+        default=180 * DAY, description="How long after a refusal a prompt stays away."
+    )
     eligibility: Condition | None = None
     priority: float = Field(default=0.0, description="Editorial order of the fallback, high first.")
     caps: tuple[Cap, ...] = ()

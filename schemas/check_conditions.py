@@ -155,6 +155,7 @@ def check_condition(
             yield from _declared(document, here, asked, declared.intents)
         case "prediction":
             yield from _declared(document, here, asked, declared.predictions)
+            yield from _of_probability(document, declared, path, condition)
         case "attribute":
             if declared.hides("attributes", asked):
                 yield sensitive_use(document, here, asked)
@@ -179,6 +180,22 @@ def _declared(
         kind = path[-1]
         expected = f"a declared {kind}: {one_of(names, guess=name)}"
         yield document.unexpected(path, name, expected=expected)
+
+
+def _of_probability(
+    document: Document, declared: Declared, path: Path, condition: Mapping[str, Any]
+) -> Iterator[Mistake]:
+    """A bound that no probability reaches: only a sum can be more than 1."""
+    name = condition["prediction"]
+    target = mapping(declared.predictions.get(str(name))).get("target")
+    if not mapping(target) or "sum" in mapping(target):
+        return
+    for bound in _BOUNDS:
+        number: Any = condition.get(bound)
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if is_number and not 0 <= number <= 1:
+            expected = f"a number between 0 and 1: {name} is a probability"
+            yield document.unexpected((*path, bound), number, expected=expected)
 
 
 def check_bounds(document: Document, path: Path, bounds: Mapping[str, Any]) -> Iterator[Mistake]:

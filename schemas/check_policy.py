@@ -9,32 +9,31 @@ because the model has reported it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from schemas.check_audiences import check_audiences
 from schemas.check_conditions import (
     Declared,
-    check_condition,
+    check_filter,
     check_window,
     mapping,
     sensitive_use,
     texts,
 )
+from schemas.check_experiments import check_experiments
+from schemas.check_placements import check_placements, declared_names
 from schemas.check_predictions import check_predictions
+from schemas.check_rules import check_rules
 from schemas.check_segments import check_segments
 from schemas.check_signals import check_signal
 from schemas.documents import Document, Path
-from schemas.events import CONTROL_TYPES
-from schemas.mistakes import Mistake, one_of
+from schemas.guidance import Reasons
+from schemas.mistakes import Mistake, one_of, shown
 
-_BEHAVIOURAL: Final = 2
-_PREDICTIVE: Final = 4
-_KINDS_WITH: Final = {
-    "gamma": ("igw",),
-    "epsilon": ("epsilon_greedy",),
-    "floor": ("igw", "epsilon_greedy"),
-}
+_PLACEHOLDERS: Final = ("title", "value")
+_BRACES: Final = re.compile(r"\{([^{}]*)\}|[{}]")
 
 
 def check_policy(document: Document) -> list[Mistake]:
@@ -46,18 +45,19 @@ def check_policy(document: Document) -> list[Mistake]:
     found += check_segments(document, declared)
     found += check_predictions(document, declared)
     found += check_audiences(document, declared)
-    used: set[str] = set()
-    for name, raw in declared.placements.items():
-        placement = mapping(raw)
-        found += _placement(document, declared, ("placements", name), placement)
-        used.update(reward for _, reward in texts(placement.get("rewards")))
+    found += check_placements(document, declared)
+    found += check_rules(document, declared)
+    found += check_experiments(document, declared)
+    found += _consent(document)
+    found += _reasons(document, declared)
+    found += _monitoring(document, declared)
+    used = _used_rewards(document, declared)
     for name, raw in declared.rewards.items():
-        path: Path = ("rewards", name)
-        found += check_window(document, (*path, "within"), mapping(raw).get("within"), most_ms=None)
+        found += _reward(document, declared, ("rewards", name), mapping(raw))
         if name not in used:
             found.append(
                 document.mistake(
-                    path,
+                    ("rewards", name),
                     found="a reward that no placement uses",
                     expected=f"a placement with {name} among its rewards",
                     severity="warning",
@@ -66,92 +66,76 @@ def check_policy(document: Document) -> list[Mistake]:
     return found
 
 
-def _placement(
-    document: Document, declared: Declared, path: Path, placement: Mapping[str, Any]
+def _used_rewards(document: Document, declared: Declared) -> set[str]:
+    """The rewards of placements, and of what tests make of them."""
+    learning = [mapping(placement) for placement in declared.placements.values()]
+    tests = mapping(mapping(mapping(document.value).get("experiments")).get("tests"))
+    for test in tests.values():
+        for variant in mapping(mapping(test).get("variants")).values():
+            learning.append(mapping(mapping(variant).get("changes")))
+    return {name for fields in learning for _, name in texts(fields.get("rewards"))}
+
+
+def _reward(
+    document: Document, declared: Declared, path: Path, reward: Mapping[str, Any]
 ) -> Iterator[Mistake]:
-    for at, event_type in texts(placement.get("triggers")):
-        if event_type in CONTROL_TYPES:
-            expected = "a type of behaviour: this one controls the flow and triggers nothing"
-            yield document.unexpected((*path, "triggers", *at), event_type, expected=expected)
-    yield from check_condition(
-        document, declared, (*path, "eligibility"), placement.get("eligibility"), of_segment=False
+    yield from check_window(document, (*path, "within"), reward.get("within"), most_ms=None)
+    yield from check_filter(document, declared, (*path, "where"), reward.get("where"))
+    times = reward.get("times")
+    named = str(times).removeprefix("attributes.")
+    if named != times and declared.hides("attributes", named):
+        yield sensitive_use(document, (*path, "times"), times)
+    if reward.get("at_most") is not None and times != "value":
+        expected = "times: value, too: it is the event's value that counts as at most this"
+        yield document.unexpected((*path, "at_most"), reward["at_most"], expected=expected)
+
+
+def _consent(document: Document) -> Iterator[Mistake]:
+    named: dict[str, Path] = {}
+    for at, use in texts(mapping(mapping(document.value).get("consent")).get("gpc")):
+        if use in named:
+            expected = "each use once"
+            yield document.unexpected(("consent", "gpc", *at), use, expected=expected)
+        named.setdefault(use, at)
+
+
+def _reasons(document: Document, declared: Declared) -> Iterator[Mistake]:
+    reasons = mapping(mapping(document.value).get("reasons"))
+    private = reasons.get("private")
+    yield from declared_names(
+        document, ("reasons", "private"), private, declared.signals, kind="signal"
     )
-    yield from _features(document, declared, (*path, "features"), placement)
-    yield from _rewards(document, declared, path, placement)
-    yield from _exploration(document, (*path, "exploration"), placement)
-    caps = placement.get("caps")
-    for i, cap in enumerate(caps if isinstance(caps, list) else ()):
-        within = mapping(cap).get("within")
-        yield from check_window(document, (*path, "caps", i, "within"), within, most_ms=None)
+    language = reasons.get("language", Reasons.model_fields["language"].default)
+    for code, raw in mapping(reasons.get("templates")).items():
+        path: Path = ("reasons", "templates", code)
+        sentences = mapping(raw)
+        for spoken, template in sentences.items():
+            if isinstance(template, str):
+                yield from _template(document, (*path, spoken), template)
+        if sentences and isinstance(language, str) and language not in sentences:
+            yield document.mistake(
+                path,
+                found=f"no sentence in {shown(language)}",
+                expected="one in reasons.language, for those whose language has none",
+                severity="warning",
+            )
 
 
-def _level(placement: Mapping[str, Any]) -> int:
-    level = placement.get("level", _PREDICTIVE)
-    return level if isinstance(level, int) else 0
+def _template(document: Document, path: Path, template: str) -> Iterator[Mistake]:
+    for found in _BRACES.finditer(template):
+        if found[1] in _PLACEHOLDERS:
+            continue
+        known = [f"{{{name}}}" for name in _PLACEHOLDERS]
+        expected = f"{one_of(known, guess=found[0])}: a sentence with anything else is not told"
+        yield document.unexpected(path, found[0], expected=expected)
 
 
-def _features(
-    document: Document, declared: Declared, path: Path, placement: Mapping[str, Any]
-) -> Iterator[Mistake]:
-    features = mapping(placement.get("features"))
-    for part, names in (
-        ("signals", declared.signals),
-        ("segments", declared.segments),
-        ("predictions", declared.predictions),
-    ):
-        for at, name in texts(features.get(part)):
-            if name not in names:
-                expected = f"a declared {part[:-1]}: {one_of(names, guess=name)}"
-                yield document.unexpected((*path, part, *at), name, expected=expected)
-    hidden = {"context": "context", "attributes": "attributes", "content": "attributes"}
-    for part, listed in hidden.items():
-        for at, name in texts(features.get(part)):
-            if declared.hides(listed, name):
-                yield sensitive_use(document, (*path, part, *at), name)
-    seen = [
-        features.get("signals") if features.get("signals") is not None else declared.signals,
-        features.get("segments") if features.get("segments") is not None else declared.segments,
-    ]
-    if _level(placement) >= _BEHAVIOURAL and not any(seen):
-        yield document.mistake(
-            (*path[:-1], "level"),
-            found=f"level {_level(placement)} without signals and segments",
-            expected="signals or segments: without them every profile looks the same",
-            severity="warning",
-        )
-
-
-def _rewards(
-    document: Document, declared: Declared, path: Path, placement: Mapping[str, Any]
-) -> Iterator[Mistake]:
-    named = texts(placement.get("rewards"))
-    for at, name in named:
-        if name not in declared.rewards:
-            expected = f"a declared reward: {one_of(declared.rewards, guess=name)}"
-            yield document.unexpected((*path, "rewards", *at), name, expected=expected)
-    values = [mapping(declared.rewards.get(name)).get("value") for _, name in named]
-    if values and all(isinstance(value, int | float) and value < 0 for value in values):
-        yield document.mistake(
-            (*path, "rewards"),
-            found="negative rewards only",
-            expected="a positive one too: otherwise the best is what nobody reacts to",
-            severity="warning",
-        )
-    if not placement.get("rewards") and _level(placement) >= _PREDICTIVE:
-        yield document.mistake(
-            (*path, "rewards"),
-            found="nothing",
-            expected=f"a reward: without one, level {_level(placement)} has nothing to learn from",
-            severity="warning",
-        )
-
-
-def _exploration(document: Document, path: Path, placement: Mapping[str, Any]) -> Iterator[Mistake]:
-    exploration = mapping(placement.get("exploration"))
-    kind = exploration.get("kind", "igw")
-    if kind not in ("igw", "epsilon_greedy", "uniform", "greedy"):
-        return
-    for field, suited in _KINDS_WITH.items():
-        if exploration.get(field) is not None and kind not in suited:
-            expected = f"no {field}: it belongs to {' and '.join(suited)}, the kind is {kind}"
-            yield document.unexpected((*path, field), exploration[field], expected=expected)
+def _monitoring(document: Document, declared: Declared) -> Iterator[Mistake]:
+    monitoring = mapping(mapping(document.value).get("monitoring"))
+    every = monitoring.get("every")
+    yield from check_window(document, ("monitoring", "every"), every, most_ms=None)
+    for name, raw in mapping(monitoring.get("groups")).items():
+        attribute = mapping(raw).get("attribute")
+        if declared.hides("attributes", attribute):
+            path: Path = ("monitoring", "groups", name, "attribute")
+            yield sensitive_use(document, path, attribute)

@@ -18,6 +18,7 @@ from schemas.check_conditions import (
 )
 from schemas.documents import Document, Path
 from schemas.mistakes import Mistake, one_of
+from schemas.time import parse_duration
 
 DIVISIBLE: Final = (
     *("count", "sum", "mean", "min", "max", "distinct"),
@@ -42,6 +43,20 @@ def check_signal(
         for step in _STEPS:
             where = mapping(signal.get(step)).get("where")
             yield from check_filter(document, declared, (*path, step, "where"), where)
+        yield from _gap(document, path, signal)
+
+
+def _gap(document: Document, path: Path, signal: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What did not follow is counted once its gap has passed: the window must outlast it."""
+    if signal.get("not_then") is None:
+        return
+    try:
+        gap, within = parse_duration(signal.get("gap")), parse_duration(signal.get("within"))
+    except ValueError:
+        return
+    if gap >= within:
+        expected = f"a gap shorter than within {signal['within']}"
+        yield document.unexpected((*path, "gap"), signal["gap"], expected=expected)
 
 
 def _part(document: Document, declared: Declared, path: Path, name: object) -> Iterator[Mistake]:

@@ -23,6 +23,8 @@ FallbackReason = Literal[
     "not_personalised",
     "not_eligible",
     "privacy_signal",
+    "too_little_known",
+    "capped",
 ]
 
 
@@ -37,11 +39,15 @@ class Trigger(_Out):
     type: str
 
 
+ItemSource = Literal["model", "incumbent", "forced", "pinned", "sticky", "fallback"]
+
+
 class Reason(_Out):
     """Why an item was chosen: a code for machines, a sentence for people."""
 
     code: str
     text: str
+    language: str | None = Field(default=None, description="Of the text; absent: English.")
 
 
 class Item(_Out):
@@ -53,6 +59,11 @@ class Item(_Out):
     propensity: Annotated[float, Field(gt=0, le=1)] = Field(
         description="P(this content at this rank | the ranks above, context, candidates)."
     )
+    source: ItemSource = Field(default="model", description="Who put it there.")
+    learnable: bool = Field(
+        default=True,
+        description="False where it teaches the model nothing: forced, pinned, kept, a fallback.",
+    )
     reasons: list[Reason]
 
 
@@ -61,6 +72,30 @@ class Experiment(_Out):
 
     id: str
     variant: str
+
+
+class Exposure(_Out):
+    """Which variant of which test decided, and with what share it was given out."""
+
+    test: str
+    layer: str
+    variant: str
+    share: Annotated[float, Field(gt=0, le=1)]
+
+
+class Shadow(_Out):
+    """What the model would have shown where an incumbent acts (learning: apprentice)."""
+
+    content_ids: list[str]
+    agrees: bool
+
+
+class Fragment(_Out):
+    """How a shared answer may be cached: until when, and for whom it is the same."""
+
+    key: str = Field(description="Equal for everybody who gets this answer.")
+    max_age_s: Annotated[int, Field(ge=0)]
+    vary: list[str] = Field(description="The segments the answer depends on.")
 
 
 class Decision(_Out):
@@ -78,6 +113,10 @@ class Decision(_Out):
     segments: list[str]
     intent: str | None = Field(default=None, description="What the visit is about, by the policy.")
     experiment: Experiment | None
+    exposures: list[Exposure] = Field(default_factory=list, description="Tests it counts for.")
+    rules: list[str] = Field(default_factory=list, description="Rules that shaped it.")
+    shadow: Shadow | None = None
+    fragment: Fragment | None = None
     explored: bool = Field(description="Some item was not the greedy choice at its rank.")
     learnable: bool = Field(description="False where the choice was not the model's (fallback).")
     fallback: str | None = Field(description="Null, or why the default was shown.")
@@ -120,7 +159,13 @@ class OutcomeItem(_Out):
     content_id: str
     rank: Annotated[int, Field(ge=1)]
     propensity: Annotated[float, Field(gt=0, le=1)]
+    learnable: bool = True
     shown: bool
+    nth: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="The how manieth impression of the content for this profile, as far as its "
+        "caps and open decisions tell; 0: not shown.",
+    )
     rewards: dict[str, float] = Field(description="Value by reward kind; absent: none came.")
 
 
@@ -137,6 +182,7 @@ class Outcome(_Out):
     slate_propensity: Annotated[float, Field(gt=0, le=1)]
     items: list[OutcomeItem]
     reward: float = Field(description="The sum over items and kinds.")
+    tests: dict[str, str] = Field(default_factory=dict, description="Variant by test.")
     schema_version: int = SCHEMA_VERSION
 
 

@@ -22,6 +22,7 @@ CONTROL_TYPES: Final = frozenset(
         "erasure_requested",
         "taste_reset",
         "feedback",
+        "preferences_set",
         "identity_linked",
         "identity_unlinked",
     }
@@ -35,6 +36,7 @@ REQUIRED_BY_TYPE: Final[dict[str, tuple[str, ...]]] = {
     "impression": ("decision_id",),
     "feedback": ("feedback",),
     "consent_changed": ("consent",),
+    "preferences_set": ("preferences",),
     "profile_updated": ("attributes",),
     "identity_linked": ("user_id", "anonymous_id"),
     "identity_unlinked": ("user_id", "anonymous_id"),
@@ -91,6 +93,12 @@ class Event(BaseModel):
     tag: Identifier | None = Field(default=None, description="feedback on a tag, not a content.")
     attributes: dict[str, Scalar] | None = Field(
         default=None, description="profile_updated: attributes to set; null removes one."
+    )
+    preferences: dict[str, Annotated[int, Field(ge=0, le=5)]] | None = Field(
+        default=None,
+        max_length=64,
+        description="preferences_set: how personal content may get: `level` 0 to 5 for all, "
+        "`level.<placement>` for one; 5 takes a restriction back.",
     )
     consent: dict[str, bool] | None = Field(
         default=None, description="consent_changed: purpose to granted (true) or refused (false)."

@@ -57,6 +57,10 @@ class PendingItemHeld(_Part):
     propensity: float
     shown_at: AwareDatetime | None
     rewards: dict[str, float]
+    learnable: bool
+    score: float | None
+    nth: int = Field(description="The how manieth impression of the content it is.")
+    explored: bool
 
 
 class PendingHeld(_Part):
@@ -71,6 +75,9 @@ class PendingHeld(_Part):
     slate_propensity: float
     features: list[int] = Field(description="Hashed feature cells of the profile.")
     followed: JsonValue = Field(description="What thresholds that follow feedback saw.")
+    model: str
+    tests: dict[str, str]
+    groups: dict[str, str]
     items: list[PendingItemHeld]
 
 
@@ -79,6 +86,7 @@ class LastDecision(_Part):
 
     decision_id: str
     contents: list[str]
+    at: AwareDatetime | None = Field(description="Known where the policy asks for it.")
 
 
 class CaseHeld(_Part):
@@ -90,6 +98,20 @@ class CaseHeld(_Part):
     predicted: float | None
     total: float
     features: list[int]
+
+
+class LessHeld(_Part):
+    """When less was wanted of a content or a tag, and when it was last liked."""
+
+    liked_at: AwareDatetime | None
+    at: list[AwareDatetime]
+
+
+class LevelHeld(_Part):
+    """How personal a person lets content get."""
+
+    level: int
+    as_of: AwareDatetime
 
 
 class ProfileHeld(_Part):
@@ -119,6 +141,14 @@ class ProfileHeld(_Part):
     last_decisions: dict[str, LastDecision]
     cases: list[CaseHeld]
     sampled: dict[str, AwareDatetime] = Field(description="When a case was last taken, by name.")
+    preferences: dict[str, LevelHeld] = Field(description="`level` or `level.PLACEMENT`.")
+    less_wanted: dict[str, LessHeld] = Field(description="c:CONTENT or t:TAG.")
+    turned: dict[str, list[AwareDatetime]] = Field(
+        description="When the contents of a placement last changed."
+    )
+    prompted: dict[str, list[AwareDatetime]] = Field(
+        description="When a prompt for consent was decided on."
+    )
 
 
 class LinksHeld(_Part):

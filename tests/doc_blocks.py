@@ -39,18 +39,20 @@ from operators.parameters import LocalParameters
 from operators.pseudonyms import Pseudonyms
 from operators.shard import Shard, ShardBatch
 from schemas.catalogue import Content
-from schemas.policy import (
+from schemas.guidance import Feedback, Group, LessLikeThis, Monitoring, Reasons
+from schemas.learning import Exploration, Features, Learner, Reward
+from schemas.placements import (
     Candidates,
-    Consent,
-    Exploration,
-    Features,
-    Learner,
+    Coherence,
+    Diversity,
+    Fallback,
+    Needs,
     Placement,
-    Retention,
-    Reward,
-    Time,
+    PlacementCap,
 )
+from schemas.policy import Consent, Retention, Time
 from schemas.records import RawBatch
+from schemas.rules import Pin, Rule, Select
 from schemas.signals import (
     Affinity,
     Count,
@@ -98,9 +100,10 @@ _TOPICS: Final = {
     "predictions": ("prediction", "how good each prediction has been"),
     "audiences": ("`audiences`", "groups of alike profiles, in words; no profile by name"),
     "thresholds": ("segment", "each move of a threshold that follows feedback, and why"),
+    "monitoring": ("placement", "how decisions fare: reward, exploration, coverage, drift, fairness"),
     "parameters": ("model", "parameter sets; internal"),
-    "catalogue": ("content id", "reserved: the flow reads a file today"),
-    "policies": ("name", "reserved: the flow reads a file today"),
+    "catalogue": ("content id", "what can be shown, as published; a tombstone withdraws it"),
+    "policies": ("digest", "policies as published; `current` names the one in force"),
 }
 
 
@@ -248,16 +251,22 @@ def _topic_rows() -> Iterator[tuple[str, ...]]:
 
 _MEANS: Final = {
     "alpha": "FTRL's step size.",
+    "attribute": "Whose values make the groups; none that is sensitive.",
     "before_known": "`granted` or `refused`: what holds until something was said.",
+    "by": "`type`, `tags` or `attributes.NAME`.",
     "candidates": "See below.",
-    "caps": "At most `max` impressions within `within`, `per` content or tag.",
+    "caps": "At most `max` impressions within `within`.",
+    "coherence": "See below.",
     "content_id": "Its name, everywhere.",
+    "contents": "Then these contents, as far as they are open.",
+    "description": "What it is for, for people.",
+    "diversity": "See below.",
     "eligibility": "A condition on the profile and the request.",
     "epsilon": "For `epsilon_greedy`: the share drawn uniformly.",
     "events": "One event type or a list.",
     "expires_after": "Until when a decision holds.",
     "exploration": "See below.",
-    "fallback": "`contents`: these first, then by priority.",
+    "fallback": "See below.",
     "features": "See below.",
     "from": "`catalogue` or `request`.",
     "gamma": "For `igw`: higher is greedier. Absent: grows with the rewards learned.",
@@ -265,9 +274,13 @@ _MEANS: Final = {
     "gap": "How long after the first step at most; how long a silence ends a visit.",
     "half_life": "After this time half of a liking is left.",
     "l2": "Regularisation.",
+    "less_like_this": "See below.",
+    "max": "How often at most.",
     "measure": "`sessions`, `events`, `length`, `depth` or `dwell`.",
     "model": "See below.",
+    "most": "How many items at most share a value.",
     "monetary": "Sums of at least these score 2, 3, 4 and 5.",
+    "needs": "See below.",
     "of": "The field that is read.",
     "rewards": "Reward kinds, as declared.",
     "slots": "How many items at most.",
@@ -292,7 +305,7 @@ def _field_rows(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
         default = field.get("default")
         if name in schema.get("required", ()):
             shown = "required"
-        elif default is None or isinstance(default, (dict, list)):
+        elif default in (None, "") or isinstance(default, (dict, list)):
             shown = "–"
         elif "(ms|s|m|h|d|w)" in field.get("pattern", ""):
             shown = f"`{format_duration(default)}`"
@@ -301,6 +314,8 @@ def _field_rows(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
         said = field.get("description", "")
         if name == "kind":
             said = f"`{field['const']}`" if "const" in field else " or ".join(field["enum"])
+        elif not said and "enum" in field:
+            said = " or ".join(f"`{value}`" for value in field["enum"])
         elif not said or name in _BETTER or said.startswith("A duration"):
             said = _MEANS[name]
         yield f"`{name}`", shown, said
@@ -310,7 +325,8 @@ def _fields(*models: type[BaseModel]) -> Callable[[], str]:
     def table() -> str:
         parts = []
         for model in models:
-            title = f"**{model.__name__.lower()}**\n\n" if len(models) > 1 else ""
+            words = re.sub(r"(?<!^)(?=[A-Z])", " ", model.__name__).lower()
+            title = f"**{words}**\n\n" if len(models) > 1 else ""
             parts.append(title + _table(("field", "default", "meaning"), _field_rows(model)))
         return "\n".join(parts)
 
@@ -352,10 +368,15 @@ BLOCKS: Final[dict[str, Callable[[], str]]] = {
     ),
     "reward-fields": _fields(Reward),
     "placement-fields": _fields(Placement),
+    "placement-parts": _fields(PlacementCap, Diversity, Coherence, Needs, Fallback),
     "candidates-fields": _fields(Candidates),
     "features-fields": _fields(Features),
     "model-fields": _fields(Learner),
     "exploration-fields": _fields(Exploration),
+    "rule-fields": _fields(Rule, Select, Pin),
+    "feedback-fields": _fields(Feedback, LessLikeThis),
+    "reason-fields": _fields(Reasons),
+    "monitoring-fields": _fields(Monitoring, Group),
     "retention-fields": _fields(Retention),
     "content-fields": _fields(Content),
 }

@@ -16,7 +16,7 @@ import pytest
 from bytewax.visualize import to_rendered
 from pydantic import BaseModel
 
-from flows.cli import main
+from flows.cli import every_command
 from flows.diagram import edges, example_flow, mermaid
 from flows.kafka.admin import default_topics
 from flows.load import plan_of
@@ -90,6 +90,7 @@ def test_the_diagram_draws_every_step_of_the_flow_or_takes_it_for_an_arrow() -> 
     drawn = {step for edge in edges(flow) for step in edge}
     steps = {step.step_id.removeprefix(f"{FLOW_ID}.") for step in to_rendered(flow).substeps}
     reshaping = {"activations", "examples", "learned", "given", "sets", "serve"}
+    reshaping |= {"watched", "told"}
     reshaping |= {"reports", "taken"}  # which lead nowhere here: nothing reports, nobody counts
     parts = {step for step in steps if step.endswith("-parts")}
     assert steps - drawn == reshaping | parts
@@ -100,7 +101,8 @@ def test_the_diagram_follows_the_flow() -> None:
     assert ("decide", "learn") in pairs
     assert ("learn", "parameters") in pairs
     assert {step for source, step in pairs if source == "decide"} == {
-        *("decisions", "segment-changes", "outcomes", "late", "erasures", "serving", "learn")
+        *("decisions", "segment-changes", "outcomes", "late", "erasures", "serving", "learn"),
+        "monitor",
     }
     assert "-. " in mermaid(example_flow()).splitlines()[-1]
 
@@ -109,10 +111,11 @@ WITHOUT: Final = """
 name: without
 signals: {views: {kind: count, events: view, within: 7d}}
 rewards: {click: {events: click, value: 1, within: 30m}}
-placements: {home: {rewards: [click]}}
 """
+PLAIN: Final = "placements: {home: {rewards: [click]}}\n"
 OPTIONAL: Final = """
 audiences: {clusters: 2}
+placements: {home: {rewards: [click], fallback: {popular: true}}}
 identity: {suggest: {email: email}}
 predictions: {leaves: {target: {not_done: view, within: 30d}}}
 segments:
@@ -132,7 +135,7 @@ def steps_of(policy: str) -> tuple[set[str], set[str]]:
 
 
 def test_the_steps_that_sections_add_are_in_the_readme() -> None:
-    _, always = steps_of(WITHOUT)
+    _, always = steps_of(WITHOUT + PLAIN)
     steps, stateful = steps_of(WITHOUT + OPTIONAL)
     table = re.search(r"^\| in the policy .*?\n\n", README.read_text(), re.MULTILINE | re.DOTALL)
     assert table is not None
@@ -226,7 +229,7 @@ def test_every_command_is_in_the_readme() -> None:
     text = README.read_text()
     missing = [
         name
-        for name in main.commands
+        for name in every_command()
         if f"nextbest {name}" not in text and f"make {name}" not in text
     ]
     assert missing == []
@@ -251,7 +254,7 @@ def test_the_search_for_calls_finds_them() -> None:
 def test_every_call_in_the_documents_has_a_command_and_options_that_exist(path: Path) -> None:
     wrong = []
     for name, options in calls_in(path):
-        command = main.commands.get(name)
+        command = every_command().get(name)
         known = {flag for option in command.params for flag in option.opts} if command else set()
         wrong += [] if command else [name]
         wrong += [f"{name} {flag}" for flag in options if flag not in known | {"--help", "-h"}]
@@ -312,7 +315,7 @@ def test_what_is_said_of_other_records_names_their_fields(model: type[BaseModel]
     named = set(re.findall(r"`([a-z_]+)`", found[1]))
     assert named
     values = {"entered", "left", "timer", "policy", "expired", "decision_id"}
-    assert named - values <= {*model.model_fields, "shown", "rewards"}
+    assert named - values <= {*model.model_fields, "shown", "rewards", "nth"}
 
 
 def test_the_event_that_is_shown_is_an_event() -> None:

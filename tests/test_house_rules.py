@@ -19,7 +19,7 @@ import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.testing import TestingSink, TestingSource
 
-from flows.cli import main
+from flows.cli import every_command
 from flows.lockstep import Lockstep
 from flows.personalize import Core, Outlet, personalize
 from flows.streams import STREAMS
@@ -239,6 +239,11 @@ STEPS: Final = {
     "nextbest.audiences": "output",
     "nextbest.thresholds-parts.flat_map_batch": "flat_map_batch",
     "nextbest.thresholds": "output",
+    "nextbest.watched.flat_map_batch": "flat_map_batch",
+    "nextbest.monitor": "stateful_batch",
+    "nextbest.told.flat_map_batch": "flat_map_batch",
+    "nextbest.monitoring-parts.flat_map_batch": "flat_map_batch",
+    "nextbest.monitoring": "output",
     "nextbest.erasures-parts.flat_map_batch": "flat_map_batch",
     "nextbest.erasures": "output",
 }
@@ -268,11 +273,16 @@ SECTION_STEPS: Final = {
     "nextbest.feedback.flat_map_batch": "flat_map_batch",
     "nextbest.follow": "stateful_batch",
     "nextbest.moved.flat_map_batch": "flat_map_batch",
+    "nextbest.sightings.flat_map_batch": "flat_map_batch",
+    "nextbest.aggregate": "stateful_batch",
+    "nextbest.counted.flat_map_batch": "flat_map_batch",
+    "nextbest.counts.flat_map_batch": "flat_map_batch",
 }
 """What the sections add that a policy may leave out."""
 LOCKSTEP_STEPS: Final = {
     "nextbest.decided.flat_map_batch": "flat_map_batch",
     "nextbest.learning-done.flat_map_batch": "flat_map_batch",
+    "nextbest.monitoring-done.flat_map_batch": "flat_map_batch",
     "nextbest.settled": "merge",
     "nextbest.lockstep": "output",
 }
@@ -287,6 +297,7 @@ SECTIONS: Final[dict[str, Any]] = {
     "predictions": {"churn": {"target": {"not_done": "view", "within": "30d"}}},
     "audiences": {},
     "identity": {"suggest": {"email": "email"}},
+    "placements": {"home": {"rewards": ["click"], "fallback": {"popular": True}}},
 }
 
 
@@ -392,7 +403,7 @@ def test_every_make_command_of_the_readme_is_a_target(readme: str) -> None:
 def test_every_nextbest_command_of_the_readme_exists(readme: str) -> None:
     named = set(re.findall(r"^(?:\.venv/bin/)?nextbest ([a-z]+)", code_of(readme), re.MULTILINE))
     assert named, "the README shows no command of nextbest"
-    assert named <= set(main.commands)
+    assert named <= set(every_command())
 
 
 def test_the_targets_are_understood_by_make() -> None:

@@ -7,7 +7,7 @@ are its owner's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from kafka import TopicPartition
@@ -73,6 +73,7 @@ def default_topics(
         topic("predictions", **reported),
         topic("audiences", **reported),
         topic("thresholds", **reported),
+        topic("monitoring", **reported),
         # A decision names the parameters it used: those of the last day can be had for a replay.
         topic(
             "parameters",
@@ -80,8 +81,9 @@ def default_topics(
             min_compaction_lag_ms=24 * _HOUR_MS,
             max_message_bytes=16 * _MIB,
         ),
-        topic("catalogue", **compacted),
-        topic("policies", **compacted),
+        # Small, and read in one order: one partition, whatever the others have.
+        replace(topic("catalogue", **compacted), partitions=1),
+        replace(topic("policies", **compacted), partitions=1),
     )
 
 

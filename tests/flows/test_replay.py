@@ -32,6 +32,7 @@ ALWAYS: Final = {
     "late.jsonl",
     "dead-letters.jsonl",
     "erasures.jsonl",
+    "monitoring.jsonl",
 }
 """Written whatever the policy asks for."""
 
@@ -82,7 +83,7 @@ def done(log: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Replayed,
 # What ann, bob and cat do is in data/hand/events.jsonl; read it beside this table.
 BY_HAND = {
     # trigger: who sees what, and why not the rest
-    "e02": ("ann", {"hat", "coat"}, None, {"out_of_stock": 1, "not_eligible": 1}),
+    "e02": ("ann", {"hat", "coat"}, None, {"out_of_stock": 1, "not_in_audience": 1}),
     # bob's page offers two contents, one of which nobody knows
     "e03": ("bob", {"coat"}, None, {"unknown_content": 1}),
     # ann has hidden winter (coat, scarf) and has seen the hat: nothing is left
@@ -93,7 +94,7 @@ BY_HAND = {
         {"out_of_stock": 1, "hidden": 2, "capped": 1},
     ),
     # bob is no regular (scarf), and has seen the coat
-    "e14": ("bob", {"hat"}, None, {"out_of_stock": 1, "not_eligible": 1, "capped": 1}),
+    "e14": ("bob", {"hat"}, None, {"out_of_stock": 1, "not_in_audience": 1, "capped": 1}),
     # ann likes winter again and is a regular: the scarf, which she has not seen
     "e16": ("ann", {"scarf"}, None, {"out_of_stock": 1, "capped": 2}),
 }

@@ -62,9 +62,18 @@ class PaperFtrl(optim.base.Optimizer):
 class PaperModel:
     """River's own logistic regression with `PaperFtrl` and the weights of Ktena et al. (2019)."""
 
-    def __init__(self, *, base_rate: float = 0.05) -> None:
+    def __init__(
+        self,
+        *,
+        base_rate: float = 0.05,
+        implicit: bool = False,
+        alpha: float = 0.1,
+        l2: float = 1.0,
+    ) -> None:
+        self._implicit = implicit
+        self._step = PaperFtrl(alpha, l2=l2)
         self._river: Any = linear_model.LogisticRegression(
-            optimizer=PaperFtrl(), intercept_init=logit(base_rate), intercept_lr=0.0
+            optimizer=self._step, intercept_init=logit(base_rate), intercept_lr=0.0
         )
 
     def predict(self, cells: Mapping[int, float]) -> float:
@@ -75,7 +84,33 @@ class PaperModel:
         """One step, with the importance weight of a fake negative or its correction."""
         p = self.predict(cells)
         weight *= (1 + p) if rewarded else (1 - p) * (1 + p)
+        if self._implicit:
+            weight *= self._held_back(cells, p, float(rewarded), weight)
         self._river.learn_one(cells, rewarded, w=weight)
+
+    def _held_back(
+        self, cells: Mapping[int, float], p: float, truth: float, weight: float
+    ) -> float:
+        """The share of a plain step after which its own gradient is what is left of the slope."""
+        step = self._step
+        reach = sum(
+            count * count / ((step.beta + math.sqrt(step.n.get(cell, 0.0))) / step.alpha + step.l2)
+            for cell, count in cells.items()
+        )
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            share = (low + high) / 2
+            after = logit(p) - reach * share * weight * (p - truth)
+            left = (1 / (1 + math.exp(-after)) - truth) / (p - truth)
+            low, high = (share, high) if left > share else (low, share)
+        # A step of one in log-odds is never held back.
+        return min(1.0, max(low, 1.0 / (reach * weight * abs(p - truth))))
+
+
+def rivers(taught: Learner) -> PaperModel:
+    """What River would be with the step and regularisation of a learner's own model."""
+    own = taught._classifier
+    return PaperModel(implicit=True, alpha=own.alpha, l2=own.l2)
 
 
 def logit(probability: float) -> float:

@@ -355,10 +355,10 @@ def test_a_closing_window_writes_the_books_once_and_no_second_example() -> None:
     closes = person.pending[0].closes_ms
     assert closes == T0 + DAY + 30 * MINUTE
     out = Outputs()
-    close_windows(person, closes - 1, out=out)
+    close_windows(person, closes - 1, plan=machine.plan, out=out)
     assert (out.outcomes, len(person.pending)) == ([], 1)
-    close_windows(person, closes, out=out)
-    close_windows(person, closes + DAY, out=out)
+    close_windows(person, closes, plan=machine.plan, out=out)
+    close_windows(person, closes + DAY, plan=machine.plan, out=out)
     check_shapes(out)
     [books] = out.outcomes
     assert (out.examples, person.pending) == ([], [])
@@ -368,7 +368,9 @@ def test_a_closing_window_writes_the_books_once_and_no_second_example() -> None:
             "content_id": "a",
             "rank": 1,
             "propensity": record["items"][0]["propensity"],
+            "learnable": True,
             "shown": True,
+            "nth": 1,
             "rewards": {"click": 1.0, "buy": 10.0},
         }
     ]
@@ -381,7 +383,7 @@ def test_what_was_never_shown_is_booked_as_such() -> None:
     machine, person = _one()
     decide_once(machine, request(), person=person)
     out = Outputs()
-    close_windows(person, T0 + DAY, out=out)
+    close_windows(person, T0 + DAY, plan=machine.plan, out=out)
     check_shapes(out)
     [books] = out.outcomes
     assert [(item["shown"], item["rewards"]) for item in books["items"]] == [(False, {})]
@@ -443,6 +445,6 @@ def test_a_placement_that_is_gone_closes_its_books_without_trouble() -> None:
     after = deciding(plan(placement_policy(), [content("a")]))
     follow(after, [impression_of(record), click("a", at=T0 + 1)], person=person)
     out = Outputs()
-    close_windows(person, T0 + 90 * DAY, out=out)
+    close_windows(person, T0 + 90 * DAY, plan=after.plan, out=out)
     check_shapes(out)
     assert [books["placement"] for books in out.outcomes] == ["old"]

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.candidates import Candidates, Eligibility, reached
+from operators.fallback import fallback_order, slate
 from operators.moment import Context, Moment
 from operators.plan import Plan
 from operators.profile import Profile
@@ -166,7 +167,7 @@ def test_a_contents_condition_is_asked_of_the_profile_and_the_context() -> None:
     )
     grown = profile(attributes={"age": 40})
     assert _ids(of, _narrow(of)) == ["bread"]
-    assert _narrow(of).rejections == {"not_eligible": 4}
+    assert _narrow(of).rejections == {"not_eligible": 3, "not_in_context": 1}
     assert _ids(of, _narrow(of, grown)) == ["beer", "bread", "wine"]
     assert _ids(of, _narrow(of, context={"device": "phone"})) == ["app", "bread"]
     everything = _narrow(of, grown, context={"device": "phone"})
@@ -394,9 +395,12 @@ def test_a_cap_is_reached_when_its_window_holds_that_many_impressions(
 
 
 def _fallback(of: Plan, person: Profile | None = None, *, slots: int = 9) -> list[str]:
-    return Eligibility(of.placements["home"], of.contents).fallback(
-        person or profile(), T0, slots=slots
+    home, somebody = of.placements["home"], person or profile()
+    open_ = Eligibility(home, of.contents).open_to_anybody(somebody, T0)
+    order = fallback_order(
+        home, of.contents, somebody, open_=open_, asked=None, popular=(), personal=True
     )
+    return [of.contents.ids[at] for _, (at, _) in slate(order, {}, slots=slots)]
 
 
 def test_the_fallback_is_the_editorial_order_then_priority_then_the_id() -> None:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.explore import Drawn, draw_slate, gamma_of
+from operators.explore import Drawn, draw_slate, gamma_of, propensities
 from operators.score import Scores
-from schemas.policy import Exploration
+from operators.thompson import Samples
+from schemas.learning import Exploration
 
 _GRID = 500
 _EVEN = [(i + 0.5) / _GRID for i in range(_GRID)]
@@ -28,6 +30,8 @@ KINDS = [
     Exploration(kind="epsilon_greedy", epsilon=1.0, floor=0.0),
     Exploration(kind="uniform"),
     Exploration(kind="greedy"),
+    Exploration(kind="softmax", temperature=0.5),
+    Exploration(kind="igw", gamma=1.0, budget=0.3),
 ]
 kinds = st.one_of(
     st.builds(
@@ -41,6 +45,13 @@ kinds = st.one_of(
         kind=st.just("epsilon_greedy"),
         epsilon=st.floats(0, 1),
         floor=st.floats(0, 0.9),
+    ),
+    st.builds(
+        Exploration,
+        kind=st.just("softmax"),
+        temperature=st.floats(0.01, 100),
+        floor=st.floats(0, 0.9),
+        budget=st.floats(0, 1),
     ),
     st.just(Exploration(kind="uniform")),
     st.just(Exploration(kind="greedy")),
@@ -215,3 +226,209 @@ def test_a_thousand_candidates_still_leave_the_best_its_due() -> None:
         assert drawn.propensity == pytest.approx(
             1 - 999 / (1_000 + 30 * gap) if drawn.greedy else 1 / (1_000 + 30 * gap)
         )
+
+
+# What is put rather than drawn, and slates that end short.
+
+
+def _slate(
+    scores: list[float] | None, slots: int, fixed: dict[int, int], *, count: int = 4
+) -> list[Drawn]:
+    return draw_slate(
+        None if scores is None else np.array(scores),
+        count=count,
+        slots=slots,
+        exploration=Exploration(kind="igw", gamma=5.0, floor=0.0),
+        rewarded=0,
+        chances=[0.999] * slots,
+        fixed=fixed,
+    )
+
+
+def test_what_is_fixed_is_at_its_rank_and_teaches_nothing_of_other_choices() -> None:
+    drawn = _slate([0.1, 0.9, 0.5, 0.3], 3, {0: 3, 2: 1})
+    assert drawn[0] == Drawn(3, 1.0, True, False)
+    assert drawn[2] == Drawn(1, 1.0, True, False)
+    assert drawn[1].learnable
+    assert drawn[1].position in (0, 2)
+    # Two were open to the draw: what is fixed elsewhere is no candidate.
+    assert drawn[1].propensity == pytest.approx(1 / (2 + 5 * 0.4 / 0.45))
+
+
+def test_what_is_fixed_beyond_the_slots_is_a_candidate_like_others() -> None:
+    drawn = _slate([0.1, 0.9, 0.5, 0.3], 1, {2: 3})
+    assert drawn == _slate([0.1, 0.9, 0.5, 0.3], 1, {})
+    assert drawn[0].position == 3
+    assert drawn[0].learnable
+
+
+def test_a_whole_slate_may_be_fixed() -> None:
+    for scores in ([0.1, 0.9], None):
+        drawn = draw_slate(
+            None if scores is None else np.array(scores),
+            count=2,
+            slots=2,
+            exploration=Exploration(),
+            rewarded=0,
+            chances=[0.1, 0.1],
+            fixed={0: 0, 1: 1},
+        )
+        assert [d.position for d in drawn] == [0, 1]
+
+
+def test_no_candidates_make_an_empty_slate() -> None:
+    for scores in (None, np.array([])):
+        assert (
+            draw_slate(
+                scores, count=0, slots=3, exploration=Exploration(), rewarded=0, chances=[0.1] * 3
+            )
+            == []
+        )
+
+
+@pytest.mark.parametrize("exploration", KINDS, ids=lambda e: f"{e.kind} {e.floor}")
+def test_a_single_candidate_is_certain(exploration: Exploration) -> None:
+    for scores in (None, np.array([0.3]), np.array([0.0]), np.array([-2.0])):
+        drawn = draw_slate(
+            scores, count=1, slots=3, exploration=exploration, rewarded=0, chances=[0.7] * 3
+        )
+        assert [(d.position, d.propensity) for d in drawn] == [(0, 1.0)]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", ["igw", "softmax", "greedy", "epsilon_greedy", "thompson"])
+def test_scores_that_are_not_finite_are_a_bug_that_is_told(bad: float, kind: str) -> None:
+    exploration = Exploration.model_validate({"kind": kind})
+    with pytest.raises(ValueError, match="must be finite"):
+        _draw(np.array([0.1, bad, 0.3]), exploration, 0.5)
+
+
+@pytest.mark.parametrize("given", [{"kind": "thompson"}, {"kind": "igw", "optimism": 0.5}])
+def test_a_spread_that_is_not_finite_is_a_bug_that_is_told(given: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="must be finite"):
+        draw_slate(
+            np.array([0.1, 0.2]),
+            count=2,
+            slots=1,
+            exploration=Exploration.model_validate(given),
+            rewarded=0,
+            chances=[0.5],
+            spread=np.array([0.1, math.nan]),
+        )
+
+
+def test_a_hundred_thousand_candidates_have_the_propensities_they_are_drawn_by() -> None:
+    scores = np.linspace(0.0, 1.0, 100_000)
+    spread = np.full(100_000, 0.1)
+    for kind in ("igw", "softmax", "thompson", "epsilon_greedy", "uniform"):
+        exploration = Exploration.model_validate({"kind": kind, "draws": 16})
+        known: dict[str, Any] = {
+            "count": 100_000,
+            "exploration": exploration,
+            "rewarded": 9,
+            "noise_of": "many",
+        }
+        found = propensities(scores, spread=spread, **known)
+        assert math.isclose(float(found.sum()), 1.0, rel_tol=1e-9)
+        drawn = draw_slate(scores, spread=spread, slots=3, chances=[0.2, 0.995, 0.5], **known)
+        assert drawn[0].propensity == found[drawn[0].position] > 0
+        assert len({d.position for d in drawn}) == 3
+
+
+# What each kind makes of its parameters.
+
+
+def test_softmax_weighs_by_the_relative_score() -> None:
+    exploration = Exploration(kind="softmax", temperature=0.5, floor=0.0)
+    scores = np.array([0.4, 0.1, 0.1])
+    found = propensities(scores, count=3, exploration=exploration, rewarded=0)
+    # The mean is 0.2: the best is ahead by 0.3 / 0.2 / 0.5 = 3.
+    assert found[0] / found[1] == pytest.approx(math.exp(3), rel=1e-6)
+    cold = Exploration(kind="softmax", temperature=1e-9, floor=0.0)
+    assert propensities(scores, count=3, exploration=cold, rewarded=0).tolist() == [1.0, 0.0, 0.0]
+    hot = Exploration(kind="softmax", temperature=1e9, floor=0.0)
+    found = propensities(scores, count=3, exploration=hot, rewarded=0)
+    assert found.tolist() == pytest.approx([1 / 3] * 3, rel=1e-6)
+
+
+def test_a_budget_cuts_the_others_in_proportion_and_not_their_order() -> None:
+    scores = np.array([0.4, 0.3, 0.1])
+    loose = Exploration(kind="igw", gamma=0.5, floor=0.1)
+    tight = loose.model_copy(update={"budget": 0.05})
+    free = propensities(scores, count=3, exploration=loose, rewarded=0)
+    cut = propensities(scores, count=3, exploration=tight, rewarded=0)
+    assert cut[0] == pytest.approx(0.95)
+    assert cut[1] / cut[2] == pytest.approx(free[1] / free[2])
+    never = loose.model_copy(update={"budget": 0.0})
+    assert propensities(scores, count=3, exploration=never, rewarded=0).tolist() == [1, 0, 0]
+
+
+def test_optimism_gives_the_benefit_of_the_doubt_where_doubt_is_known() -> None:
+    scores, spread = np.array([0.30, 0.25]), np.array([0.01, 0.20])
+    hopeful = Exploration(kind="greedy", optimism=0.5)
+    known: dict[str, Any] = {"count": 2, "slots": 1, "rewarded": 0, "chances": [0.5]}
+    assert draw_slate(scores, exploration=hopeful, spread=spread, **known)[0].position == 1
+    assert draw_slate(scores, exploration=hopeful, **known)[0].position == 0
+    assert scores.tolist() == [0.30, 0.25]
+
+
+def test_thompson_without_a_spread_draws_by_inverse_gap_weighting() -> None:
+    scores = np.array([0.4, 0.3, 0.1])
+    known: dict[str, Any] = {"count": 3, "rewarded": 4}
+    thompson = propensities(scores, exploration=Exploration(kind="thompson"), **known)
+    assert (thompson == propensities(scores, exploration=Exploration(), **known)).all()
+
+
+def test_thompson_prefers_what_may_be_better_and_follows_its_text() -> None:
+    scores, spread = np.array([0.30, 0.25, 0.25]), np.array([0.01, 0.20, 0.01])
+    exploration = Exploration(kind="thompson", spread=1.0, floor=0.0)
+    known: dict[str, Any] = {
+        "count": 3,
+        "rewarded": 0,
+        "spread": spread,
+        "exploration": exploration,
+    }
+    one = propensities(scores, noise_of="one", **known)
+    assert one[1] > 0.3 > 0.01 > one[2]
+    assert (one == propensities(scores, noise_of="one", **known)).all()
+    assert (one != propensities(scores, noise_of="two", **known)).any()
+    certain: dict[str, Any] = {**known, "spread": np.zeros(3)}
+    assert propensities(scores, noise_of="one", **certain).tolist() == [1.0, 0.0, 0.0]
+
+
+def test_thompson_may_never_show_what_has_the_best_score() -> None:
+    """The best by its score wins no sample here: it must not get a rounding error's share."""
+    scores = np.array([0.30, *[0.299] * 8])
+    spread = np.array([0.0, *[5.0] * 8])
+    exploration = Exploration(kind="thompson", spread=10.0, draws=49, floor=0.0)
+    for n in range(200):
+        drawn = draw_slate(
+            scores,
+            count=9,
+            slots=1,
+            exploration=exploration,
+            rewarded=0,
+            chances=[0.0],
+            spread=spread,
+            noise_of=f"decision {n}",
+        )[0]
+        assert drawn.propensity >= 1 / 49 - 1e-9
+
+
+def test_samples_in_parts_are_the_samples() -> None:
+    """More samples than are held at once: the ranks below are filled from the same ones."""
+    count = 3_000
+    held = (1 << 20) // count
+    draws = 2 * held
+    scores = np.linspace(0.0, 0.1, count)
+    spread = np.full(count, 0.05)
+    samples = Samples(scores, spread, draws=draws, noise_of="parts")
+    first = np.round(Samples(scores, spread, draws=held, noise_of="parts").wins(None) * held)
+    second = np.round(samples.wins(None) * draws) - first
+    assert (second >= 0).all()
+    assert (second != first).any()
+    open_ = np.ones(count, np.bool_)
+    open_[int(samples.wins(None).argmax())] = False
+    left = samples.wins(open_)
+    assert math.isclose(float(left.sum()), 1.0)
+    assert (left[open_] >= samples.wins(None)[open_]).all()

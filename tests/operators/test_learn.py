@@ -283,7 +283,7 @@ def test_a_snapshot_whose_arrays_do_not_fit_is_refused_and_names_the_trouble(
     taught.learn(_mixed(of, 20))
     snapshot = taught.snapshot()
     parts = msgspec.msgpack.decode(snapshot[6:])
-    [head] = parts[-1]
+    [head] = parts[6]
     head[position] = damage
     with pytest.raises(StateError, match="damaged"):
         learner(of).restore(snapshot[:6] + msgspec.msgpack.encode(parts))

@@ -21,6 +21,7 @@ from tests.operators.decision_builders import (
     features_of,
     known_set,
     learner,
+    rivers,
     scorer_of,
 )
 
@@ -66,7 +67,7 @@ def _crossed(of: Plan, person: list[int], content_id: str) -> dict[int, float]:
 def _taught(of: Plan, *, examples: int) -> tuple[ParameterSet, dict[str, PaperModel]]:
     """What the learner publishes after some examples, and River taught the same ones."""
     taught = learner(of)
-    river = {head: PaperModel() for head in of.placements["home"].heads}
+    river = {head: rivers(taught) for head in of.placements["home"].heads}
     people = _people(12)
     ids = of.contents.ids
     for n in range(examples):
@@ -104,7 +105,8 @@ def test_a_tiny_table_has_collisions_that_learning_and_scoring_count_alike() -> 
     of = _two_heads(10)
     # Two profile features a table's width apart share every cell: each cross counts twice.
     person = [hash32("1"), 5, 5 + 1024]
-    taught, river = learner(of), PaperModel()
+    taught = learner(of)
+    river = rivers(taught)
     for n in range(60):
         kind = "click" if n % 3 == 0 else None
         taught.learn([example(of, "a", kind=kind, features=features_of(of, *person))])
@@ -169,3 +171,37 @@ def test_a_profile_wider_than_all_the_rows_kept_is_scored_all_the_same(
     for _ in range(3):
         assert tight.score(wide, all_positions(of)).tolist() == roomy
         tight.score(wide[:5], all_positions(of))
+
+
+def test_what_is_little_known_has_the_wider_spread_and_learning_narrows_it() -> None:
+    of = plan(placement_policy(exploration={"optimism": 1.0}), _catalogue())
+    taught, person = learner(of), [hash32("1"), hash32("taste=x")]
+    widths = []
+    for n in range(1, 601):
+        kind = "click" if n % 4 == 0 else None
+        taught.learn([example(of, "a", kind=kind, features=features_of(of, *person))])
+        if n in (20, 600):
+            parameters = taught.publish()
+            spread = scorer_of(of, parameters).spread(person, all_positions(of))
+            assert spread is not None
+            assert (spread > 0).all()
+            widths.append(spread[0])
+            # d shares nothing with a but the bias and its type.
+            scores = scorer_of(of, parameters).score(person, all_positions(of))
+            assert spread[3] / scores[3] > spread[0] / scores[0]
+    assert widths[1] < widths[0]
+
+
+def test_the_spread_of_what_was_never_seen_is_that_of_the_prior() -> None:
+    of = plan(placement_policy(exploration={"kind": "thompson"}), _catalogue())
+    scorer = scorer_of(of, learner(of).publish())
+    spread = scorer.spread([hash32("1"), 7], np.array([2, 0]))
+    raised = 1 / (1 + 19 * np.exp(-1.5))
+    assert spread == pytest.approx([raised - 0.05] * 2, abs=1e-6)
+
+
+def test_without_evidence_there_is_no_spread() -> None:
+    of = plan(placement_policy(exploration={"optimism": 0.0}), _catalogue())
+    parameters = learner(of).publish()
+    assert parameters.evidence is None
+    assert scorer_of(of, parameters).spread([hash32("1")], all_positions(of)) is None

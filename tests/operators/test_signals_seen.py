@@ -13,7 +13,8 @@ from operators.plan import Plan
 from operators.profile import Profile
 from operators.signals import compile_signals
 from operators.views import profile_view
-from schemas.policy import Features, Sensitive
+from schemas.learning import Features
+from schemas.policy import Sensitive
 from schemas.time import DAY, HOUR, MINUTE, rfc3339
 from tests.operators.builders import T0, arrived, content, plan, profile
 from tests.operators.signal_builders import declare, fold, view
