@@ -17,7 +17,7 @@ VERSION_OF := import sys; print("%d.%d.%d" % sys.version_info[:3])
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url
 
-.PHONY: help setup demo test lint format unit fetch servers bench lock clean
+.PHONY: help setup demo ladder test lint format unit fetch servers bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ setup: $(STAMP) ## create .venv from the lock file (Python 3.11 or 3.12; uses uv
 
 demo: $(STAMP) ## simulated shoppers against the flow's decisions; needs no server
 	$(BIN)/nextbest demo
+
+ladder: $(STAMP) ## what static segments, dynamic segments and real-time decisions each pay
+	$(BIN)/nextbest ladder
 
 test: lint unit ## lint, then all tests on a real Kafka and a real Redis
 

@@ -26,7 +26,8 @@ from benchmarks.tables import Table
 RESULTS: Final = Path(__file__).resolve().parent / "results" / "bandit.json"
 DELAYS: Final = (500, 2_000)
 _STEPS: Final = 40_000
-_SEEDS: Final = (1, 2, 3, 4, 5, 6)
+_SEEDS: Final = (201, 202, 203, 204, 205, 206)
+"""Fresh: defaults of ours were chosen on seeds 1 to 4 and 11 to 13, VW's options on 101 and 102."""
 _TUNING_SEEDS: Final = (101, 102)
 _TUNING_STEPS: Final = 10_000
 
@@ -165,6 +166,8 @@ def _at_once(runs: Runs, setting: Setting, seeds: Sequence[int]) -> Table:
             "time.",
             f"VW: the best of {sum(map(len, GRID.values()))} sets of options on other seeds, "
             "`--cb_explore_adf -q pc`.",
+            "The defaults of ours were chosen on other seeds of this simulation too (about 35 "
+            "settings tried), so it was tuned for it as VW was.",
         ),
     )
 
@@ -214,7 +217,7 @@ def _elsewhere(runs: Runs, settings: Sequence[Setting], seeds: Sequence[int]) ->
         tuple(rows),
         (
             f"{settings[0].steps:,} steps, {len(seeds)} seeds. VW with the options tuned for the "
-            "first world; ours has nothing to tune.",
+            "first world; the defaults of ours were chosen with some of these worlds in view.",
         ),
     )
 

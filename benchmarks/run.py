@@ -31,6 +31,7 @@ BENCHMARKS: Final = (
     "kafka",
     "state",
     "learning",
+    "flow_learning",
     "decisions",
     "open_bandit",
 )

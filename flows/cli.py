@@ -1,4 +1,4 @@
-"""The command line: demo, run, replay, lift, export, check, profile, forget, and their helpers.
+"""The command line: demo, ladder, run, replay, lift, export, check, profile, forget and helpers.
 
 Every error that a user can mend ends in one message and an exit code, never in a stack trace; a bug
 keeps its trace.
@@ -24,6 +24,7 @@ _FOLDER: Final = click.Path(path_type=Path, file_okay=False)
 
 
 _LATER: Final = {
+    "ladder": "flows.ladder_cli",
     "lift": "flows.lift_cli",
     "publish": "flows.publish_cli",
 }

@@ -7,15 +7,24 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from flows.ladder import STEPS, Climbed
-from flows.ladder_lift import MEASURES, Lift, Measure, Sample, Verdict, least_that_pays, verdicts
+from flows.ladder_lift import (
+    DRAWS,
+    MEASURES,
+    Lift,
+    Measure,
+    Sample,
+    Verdict,
+    least_that_pays,
+    verdicts,
+)
 from flows.report.numbers import NONE, amount, change, percent
 from flows.simulate.results import Interval
 
 METHOD: Final = (
     "95 % intervals: paired bootstrap over shoppers, drawn again within each shop with all that "
-    "they did in every step (2,000 draws, percentiles of the ratio of sums over all shops). They "
-    "speak of these shops and of shoppers like theirs, each interval by itself; the lift in each "
-    "shop stands beside them."
+    f"they did in every step ({DRAWS:,} draws, percentiles of the ratio of sums over all shops). "
+    "They speak of these shops and of shoppers like theirs, each interval by itself; the lift "
+    "in each shop stands beside them."
 )
 
 

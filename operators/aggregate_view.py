@@ -32,7 +32,6 @@ MODEL: Final = "_aggregates"
 """The model under which aggregates are published; no placement can begin with an underscore."""
 
 
-
 class Listed(NamedTuple):
     """One head: what it tells (JSON), and the values of what it names."""
 

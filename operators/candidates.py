@@ -173,7 +173,8 @@ class Eligibility:
         if contents.asks:
             for _, left in self._prompts.closed(profile, now_ms):
                 open_ = open_ & left
-        if profile.hidden:
+        # A legal notice is not something to be hidden.
+        if profile.hidden and not self._placement.policy.never_personalised:
             open_ = open_ & self._not_hidden(profile)
         if profile.shown:
             open_ = open_ & self._below_caps(profile, now_ms)

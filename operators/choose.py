@@ -39,6 +39,7 @@ from schemas.learning import Exploration
 PRIOR: Final = "prior"
 _UNIFORM: Final = Exploration(kind="uniform")
 _GREEDY: Final = Exploration(kind="greedy")
+_TIE: Final = 1e-12
 _UNASKED: Final = ("consent_refused", "consent_unknown", "privacy_signal")
 """Why nothing but what a person has stated may be looked at."""
 
@@ -200,20 +201,39 @@ class Chooser:
         spread = None
         if scorer is not None and (exploration.kind == "thompson" or exploration.optimism):
             spread = scorer.spread(cells, positions)
+        scale = None if scorer is None else scorer.scale(cells, positions)
+        if learned is None:
+            scores, exploration = self._unlearned(asked, positions, scores, exploration)
         chance = asked.identity if fragment is None else fragment.seed
         return draw_slate(
             scores,
             count=len(positions),
             slots=asked.slots,
-            exploration=exploration if scores is not None else _UNIFORM,
+            exploration=exploration,
             rewarded=0 if scorer is None else scorer.parameters.rewarded,
             chances=[uniform(f"{chance}|{rank}") for rank in range(asked.slots)],
-            scale=None if scorer is None else scorer.scale(cells, positions),
+            scale=scale,
             spread=spread,
             noise_of=chance,
             fixed={rank: at for rank, (at, _) in fixed.items()} if fixed else {},
             limit=None if placement.limit is None else placement.limit.among(positions),
         )
+
+    def _unlearned(
+        self, asked: Asked, positions: Indices, factors: Scores | None, exploration: Exploration
+    ) -> tuple[Scores | None, Exploration]:
+        """What to draw by before anything was learned, and how.
+
+        By the factors of rules and feedback, as if all scores were equal; greedily the largest of
+        them, and where there are none, as it would be without a model.
+        """
+        if asked.variant == "holdout":
+            return None, _UNIFORM
+        if exploration.kind == "greedy":
+            rank = {at: i for i, at in enumerate(self._incumbent_order(asked, positions))}
+            order = np.array([-rank.get(i, len(rank)) for i in range(len(positions))], np.float64)
+            return (order if factors is None else factors + order * _TIE), _GREEDY
+        return (None, _UNIFORM) if factors is None else (factors, exploration)
 
     def _fixed(self, asked: Asked, guidance: Guidance) -> dict[int, tuple[int, str]]:
         """What is not drawn: rank to (candidate, source). Rules come before what is kept."""
@@ -266,14 +286,7 @@ class Chooser:
 
     def _incumbents(self, asked: Asked, positions: Indices, learned: Scores | None) -> list[Chosen]:
         """What would be shown without a model: the order of the request, else of the fallback."""
-        at = {int(position): i for i, position in enumerate(positions)}
-        index = self._plan.contents.index
-        order = (
-            asked.placement.order
-            if asked.candidates is None
-            else [index[c] for c in asked.candidates if c in index]
-        )
-        found = [at[i] for i in dict.fromkeys(order) if i in at][: asked.slots]
+        found = self._incumbent_order(asked, positions)[: asked.slots]
         teaches = asked.placement.policy.learning == "apprentice"
         return [
             Chosen(
@@ -287,6 +300,17 @@ class Chooser:
             )
             for rank, i in enumerate(found, start=1)
         ]
+
+    def _incumbent_order(self, asked: Asked, positions: Indices) -> list[int]:
+        """The candidates in the order of the request, else of the fallback."""
+        at = {int(position): i for i, position in enumerate(positions)}
+        index = self._plan.contents.index
+        order = (
+            asked.placement.order
+            if asked.candidates is None
+            else [index[c] for c in asked.candidates if c in index]
+        )
+        return [at[i] for i in dict.fromkeys(order) if i in at]
 
     def _fall_back(
         self,
@@ -327,8 +351,12 @@ class Chooser:
         ids = self._plan.contents.ids
         items = [
             Chosen(ids[at], rank + 1, 1.0, None, True, "fallback", False, link)
-            for rank, (at, link) in slate(order, guidance.fixed, slots=asked.slots)
+            for rank, (at, link) in slate(
+                order, guidance.fixed, slots=asked.slots, limit=placement.limit
+            )
         ]
+        # A weight shapes no fallback: there are no scores.
+        shaping = {r.name for r in placement.rules if r.factor is None or r.fixed}
         fragment = fragment_of(self._plan, placement, profile, now_ms, None, why=why)
         return Choice(
             items,
@@ -338,7 +366,7 @@ class Chooser:
             None,
             b"",
             0,
-            guidance.names,
+            [name for name in guidance.names if name in shaping],
             False,
             fragment=fragment,
         )

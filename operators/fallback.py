@@ -7,9 +7,11 @@ is the whole pool by priority, so there is an answer wherever anything may be sh
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+
+import numpy as np
 
 from operators.contents import Contents, Flags
+from operators.diversity import Limit
 from operators.placement_plan import CompiledPlacement
 from operators.profile import Profile
 
@@ -56,14 +58,24 @@ def _chain(
     yield from ((at, None) for at in placement.order)
 
 
-def slate(order: Sequence[Link], fixed: dict[int, int], *, slots: int) -> list[tuple[int, Link]]:
-    """(rank from 0, link) of a slate: `fixed` maps ranks to places in the order, others fill up."""
-    taken = set(fixed.values())
-    rest = (link for at, link in enumerate(order) if at not in taken)
+def slate(
+    order: Sequence[Link], fixed: dict[int, int], *, slots: int, limit: Limit | None = None
+) -> list[tuple[int, Link]]:
+    """(rank from 0, link) of a slate: `fixed` maps ranks to places in the order, others fill up.
+
+    What the limit closes is passed over, as in a draw.
+    """
+    among = None if limit is None else limit.among(np.array([at for at, _ in order], np.intp))
+    taken = [at for rank, at in fixed.items() if rank < slots]
     found: list[tuple[int, Link]] = []
-    for rank in range(slots):
-        if rank in fixed:
-            found.append((rank, order[fixed[rank]]))
-            continue
-        found += [(rank, link) for link in islice(rest, 1)]
+    for rank in range(min(slots, len(order))):
+        at = fixed.get(rank)
+        if at is None:
+            open_ = None if among is None else among.open(taken)
+            free = (i for i in range(len(order)) if i not in taken)
+            at = next((i for i in free if open_ is None or open_[i]), None)
+            if at is None:
+                continue
+            taken.append(at)
+        found.append((len(found), order[at]))
     return found

@@ -121,6 +121,7 @@ class Monitor:
             drift=drift,
             drifts=self._drifts,
         )
+        self._counting.told(window)
         if window.contents:
             self._before = window.contents
         return told
@@ -151,6 +152,7 @@ class Monitor:
         self._newest_ms, self._told_ms = wire.newest_ms, wire.told_ms
         self._drifts = wire.drifts
         self._windows, self._before = wire.windows, wire.before
+        self.adopt(self._plan)  # what was known of other periods is not of these
 
 
 def _decode(snapshot: bytes) -> _Wire:

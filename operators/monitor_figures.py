@@ -144,7 +144,7 @@ class Cost(msgspec.Struct, array_like=True):
         if not reward:  # most rewards
             return
         r = _cut(reward)
-        moments[0] += round(r * _QUANTA)
+        moments[0] += quanta(r)
         moments[1] += round(r * r * _QUANTA)
         if w:
             moments[4] += round(w * r * _QUANTA)

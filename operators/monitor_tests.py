@@ -134,7 +134,7 @@ class ScoreTests:
         """The figures of the newest tests."""
         today = [test[1:] for test in sorted(self._today, reverse=True)]
         before = TESTS - len(today)  # a day has fewer
-        past = np.array([kept[-before:] for kept in self._kept], np.float64)
+        past = [np.frombuffer(kept[-before:], np.float32) for kept in self._kept]
         newest = np.hstack((past, np.array(today, np.float64).reshape(-1, 3).T))
         return quality_of(newest[0], newest[1], newest[2] > 0.0)
 

@@ -111,11 +111,7 @@ def decided(
     """
     experiment, fallback = record["experiment"], record["fallback"]
     arm = PERSONALISED if experiment is None else experiment["variant"]
-    scored = (
-        fallback is None
-        and arm != _HOLDOUT
-        and record["model_version"] not in (None, _PRIOR)
-    )
+    scored = fallback is None and arm != _HOLDOUT and record["model_version"] not in (None, _PRIOR)
     items = []
     for item in record["items"]:
         content_id = item["content_id"]

@@ -7,6 +7,7 @@ tests.
 
 from __future__ import annotations
 
+from bisect import insort
 from typing import Final
 
 import msgspec
@@ -86,6 +87,8 @@ class Counting:
         self._groups = monitoring_of(plan).groups
         self._of_profiles = {name for name, g in self._groups.items() if g.of == "profile"}
         self._by_content: dict[str, list[tuple[str, str]]] = {}
+        # By the end of a period and group, once it has too many values: these by their hashes.
+        self._ranked: dict[int, dict[str, list[tuple[int, str]]]] = {}
         self.unit = _unit(plan, placement)
 
     def decided(self, window: Window, decided: Decided) -> None:
@@ -98,20 +101,17 @@ class Counting:
         for content_id, _, _, draw, repeated in items:
             name = content_id if content_id in self._contents else OTHER
             contents[name] = contents.get(name, 0) + 1
-            if draw in draws:
-                draws[draw] += 1
-            else:
-                _count(draws, draw)
+            _count(draws, draw)
             if follows:
                 window.repeatable += 1
                 window.repeated += repeated
             for group, value in self._of_content(content_id):
-                held = _held(window.groups, group, value)
+                held = self._held(window, group, value)
                 held.chosen += 1
                 held.exposed += 1
         for group, value in groups.items():
             if group in self._of_profiles:
-                held = _held(window.groups, group, value)
+                held = self._held(window, group, value)
                 held.chosen += 1
                 held.exposed += fallback is None
 
@@ -135,7 +135,7 @@ class Counting:
         _sums(window.arms, closed.arm).add(total)
         for group, value in closed.groups.items():
             if group in self._of_profiles:
-                held = _held(window.groups, group, value)
+                held = self._held(window, group, value)
                 held.seen += 1
                 held.rewarded += total > 0.0
 
@@ -150,7 +150,7 @@ class Counting:
             shown, paid = window.fatigue.get(name, (0, 0))
             window.fatigue[name] = shown + 1, paid + rewarded
         for group, value in self._of_content(item.content_id):
-            held = _held(window.groups, group, value)
+            held = self._held(window, group, value)
             held.seen += 1
             held.rewarded += rewarded
 
@@ -164,6 +164,35 @@ class Counting:
         unit = self.unit
         identity = f"{identity}{content_id}|{nth}"
         try_score(window.tests, identity, score / unit, chance, reward / unit)
+
+    def _held(self, window: Window, group: str, value: str) -> GroupCount:
+        """What a value of a group is counted in.
+
+        Of too many values the ones with the lowest hashes are held apart, whatever came first.
+        """
+        try:  # nearly always
+            return window.groups[group][value]
+        except KeyError:
+            values = window.groups.setdefault(group, {})
+        if value == OTHER or len(values) < VALUES + (OTHER in values):
+            held = values[value] = GroupCount()
+            return held
+        ranked = self._ranked.setdefault(window.ends_ms, {})
+        ranks = ranked.get(group)
+        if ranks is None:
+            ranks = ranked[group] = sorted((hash64(v), v) for v in values if v != OTHER)
+        rank = hash64(value), value
+        if rank > ranks[-1]:
+            return values.setdefault(OTHER, GroupCount())
+        insort(ranks, rank)
+        held = values[value] = GroupCount()
+        gone = values.pop(ranks.pop()[1])
+        values.setdefault(OTHER, GroupCount()).take(gone)
+        return held
+
+    def told(self, window: Window) -> None:
+        """Forget how a period was counted that is over."""
+        self._ranked.pop(window.ends_ms, None)
 
     def _of_content(self, content_id: str) -> list[tuple[str, str]]:
         found = self._by_content.get(content_id)
@@ -201,33 +230,18 @@ def _unit(plan: Plan, placement: str) -> float:
 
 
 def _count(counts: dict[str, int], name: str) -> None:
-    if name not in counts and len(counts) >= _NAMES:
+    if name in counts:
+        counts[name] += 1
+        return
+    if len(counts) >= _NAMES:
         name = OTHER
     counts[name] = counts.get(name, 0) + 1
 
 
 def _sums(named: dict[str, Sums], name: str) -> Sums:
-    if name not in named and len(named) >= _NAMES:
-        name = OTHER
-    return named.setdefault(name, Sums())
-
-
-def _held(groups: dict[str, dict[str, GroupCount]], group: str, value: str) -> GroupCount:
-    """What is to be added to for a value of a group.
-
-    Of too many values the ones with the lowest hashes are held apart, whatever came first.
-    """
-    values = groups.get(group)
-    if values is None:
-        values = groups[group] = {}
-    held = values.get(value)
+    held = named.get(name)
     if held is not None:
         return held
-    held = values[value] = GroupCount()
-    if len(values) > VALUES + (OTHER in values):
-        last = max((name for name in values if name != OTHER), key=lambda n: (hash64(n), n))
-        gone = values.pop(last)
-        others = values.setdefault(OTHER, GroupCount())
-        others.take(gone)
-        return others if last == value else held
-    return held
+    if len(named) >= _NAMES:
+        name = OTHER
+    return named.setdefault(name, Sums())

@@ -145,19 +145,27 @@ class PlacementCompiler:
             attribution_ms=max((reward.within for reward in rewards), default=0),
             limit=compile_limits(placement.diversity, contents),
             everybody=tuple(cap for cap in placement.caps if cap.over == "everybody"),
-            varies=tuple(sorted(self._asked(placement))) if placement.shared else (),
+            varies=tuple(sorted(self._asked(name, placement))) if placement.shared else (),
             rules=() if placement.never_personalised else rules_of(self._rules, name, rules),
         )
 
     def _known(self, ids: Iterable[str]) -> list[int]:
         return [self._contents.index[c] for c in ids if c in self._contents.index]
 
-    def _asked(self, placement: Placement) -> set[str]:
+    def _asked(self, name: str, placement: Placement) -> set[str]:
         """The segments that an answer may depend on: the model's, the fallback's, conditions'."""
+        if placement.level == 0:
+            return set()
         seen, policy = placement.features.segments, self._policy
         asked = {*(policy.segments if seen is None else seen), *placement.fallback.segments}
-        conditions = [placement.eligibility, *(rule.when for rule in policy.rules.values())]
-        conditions += [content.eligibility for content in self._contents.by_id.values()]
+        of_rules = [
+            rule.when
+            for rule in policy.rules.values()
+            if rule.placements is None or name in rule.placements
+        ]
+        listed = self._contents.by_id.values()
+        of_contents = [c.eligibility for c in listed if qualifies(c, name, placement)]
+        conditions = [placement.eligibility, *of_rules, *of_contents]
         for condition in conditions:
             if condition is not None:
                 asked |= reads(condition.model_dump(mode="json", by_alias=True), {}).segments

@@ -160,7 +160,7 @@ def compile_plan(
     signals = tuple(compiler.signals.values())
     fed = [signal for signal in signals if signal.slot in signal.needs]  # a ratio is not
     consent = policy.consent
-    purposes = {consent.collect, consent.personalise, consent.learn} - {None}
+    uses = {consent.collect, consent.personalise, consent.learn}
     caps = [
         cap
         for placement in policy.placements.values()
@@ -180,7 +180,7 @@ def compile_plan(
         segments=segments,
         segments_of=index_segments(segments),
         predictions=compile_predictions(policy, declared, hashes),
-        purposes=tuple(sorted(filter(None, purposes))),
+        purposes=tuple(sorted({*filter(None, uses), *consent.purposes})),
         attributes=_attributes_asked(policy, contents.by_id.values()),
         by_name=declared,
         compared=tuple(declared[name] for name in _compared(policy)),

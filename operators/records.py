@@ -115,7 +115,8 @@ def _reasons(
     return item_reasons(
         content,
         liked=liked,
-        greedy=chosen.greedy,
+        # Where nothing else could have been drawn, nothing was explored.
+        greedy=chosen.greedy or chosen.propensity == 1.0,
         source=chosen.source,
         rule=chosen.code,
         popular=placement.policy.model.kind == "popularity",

@@ -107,10 +107,10 @@ class Scorer:
         raised *= np.exp(-_DOUBT * np.sqrt(doubts, dtype=np.float64)).astype(np.float32)
         raised += rates
         gains = (rates / raised - rates) * self._values
-        if len(gains) == 1:
-            return np.abs(gains[0])[candidates]
-        found: Scores = np.sqrt(np.add.reduce(gains * gains, axis=0))[candidates]
-        return found
+        several = len(gains) > 1
+        found: Scores = np.sqrt(np.add.reduce(gains * gains, axis=0)) if several else abs(gains[0])
+        chosen: Scores = found[candidates]
+        return chosen
 
     def _worth(self, profile: list[int], candidates: Indices, values: Scores) -> Scores:
         # Few of many contents: pick them before the costly part. Most of them: pick them after.

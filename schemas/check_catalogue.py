@@ -148,6 +148,11 @@ def _fallbacks(
     document: Document, declared: Declared, listed: Iterable[Listed]
 ) -> Iterator[Mistake]:
     known = dict.fromkeys(name for item in listed if (name := item.content_id) is not None)
+    bound = {
+        item.content_id
+        for item in listed
+        if mapping(item.document.value).get("eligibility") is not None
+    }
     for path, fields in _choices(document, declared):
         fallback, here = mapping(fields.get("fallback")), (*path, "fallback")
         named = [(("contents", *at), name) for at, name in texts(fallback.get("contents"))]
@@ -157,6 +162,14 @@ def _fallbacks(
             if name not in known:
                 expected = a_content(known, guess=name)
                 yield document.unexpected((*here, *at), name, expected=expected)
+            elif name in bound:
+                yield document.mistake(
+                    (*here, *at),
+                    found=f"{shown(name)}, which has an eligibility of its own",
+                    expected="a content for anybody: a fallback asks nothing of the profile, "
+                    "so this one is never shown",
+                    severity="warning",
+                )
 
 
 def _choices(document: Document, declared: Declared) -> Iterator[tuple[Path, Mapping[str, Any]]]:
@@ -335,6 +348,7 @@ def _purposes(document: Document, listed: Iterable[Listed]) -> Iterator[Mistake]
     """Purposes that contents ask for or need and that no use of the policy does: once each."""
     consent = mapping(mapping(document.value).get("consent"))
     known = dict.fromkeys(p for use in _USES if isinstance(p := consent.get(use), str))
+    known |= dict.fromkeys(name for _, name in texts(consent.get("purposes")))
     told: set[str] = set()
     for item in listed:
         value = mapping(item.document.value)

@@ -310,6 +310,15 @@ def _needs(
     if needs.get("rewarded") and not placement.get("rewards"):
         expected = "rewards of the placement: without one its model never learns from any"
         yield document.unexpected((*here, "rewarded"), needs["rewarded"], expected=expected)
+    holdout = mapping(mapping(mapping(document.value).get("experiments")).get("holdout"))
+    if needs.get("rewarded") and (not holdout or holdout.get("serve") == "fallback"):
+        yield document.mistake(
+            (*here, "rewarded"),
+            found="a model that must have learned first, and nobody it could learn from",
+            expected="a holdout that is served uniformly: until then the fallback answers, and a "
+            "fallback teaches nothing",
+            severity="warning",
+        )
 
 
 def _never_personalised(

@@ -103,7 +103,7 @@ class Learner(Model):
         "where learning cannot keep up. It costs the more the more often rewards come.",
     )
     publish_every: Annotated[int, Field(ge=1)] = Field(
-        default=100, description="Learned examples between two parameter sets, at most."
+        default=200, description="Learned examples between two parameter sets, at most."
     )
 
 

@@ -74,6 +74,9 @@ class Consent(Model):
     collect: Name | None = Field(default=None, description="Purpose needed to keep signals.")
     personalise: Name | None = Field(default=None, description="Purpose needed to personalise.")
     learn: Name | None = Field(default=None, description="Purpose needed to learn from outcomes.")
+    purposes: tuple[Name, ...] = Field(
+        default=(), description="Other purposes, that contents need or ask for."
+    )
     before_known: Literal["granted", "refused"] = "refused"
     gpc: tuple[Literal["collect", "personalise", "learn"], ...] = Field(
         default=("personalise", "learn"),

@@ -29,7 +29,7 @@ POLICY, CATALOGUE, EVENTS = (
 )
 COMMANDS = {
     *("demo", "replay", "run", "export", "check", "schema", "topics", "simulate"),
-    *("profile", "forget", "scrub", "publish", "lift"),
+    *("profile", "forget", "scrub", "publish", "lift", "ladder"),
 }
 
 

@@ -518,4 +518,4 @@ def test_a_variant_decides_by_its_own_changes_and_is_told() -> None:
         own = exposure["variant"] == "own"
         assert person.pending[0].model == ("home.greedier.own" if own else "home")
         assert person.pending[0].tests == {"greedier": exposure["variant"]}
-    assert seen == {"control": {1.0}, "uniform": {0.25}, "own": {0.25}}, "own has learned nothing"
+    assert seen == {"control": {1.0}, "uniform": {0.25}, "own": {1.0}}

@@ -12,6 +12,7 @@ import pytest
 
 from operators.ids import uniform
 from operators.learn import Learner, model_of
+from operators.models.hashed_logistic import HashedLogistic
 from operators.outputs import Example
 from operators.parameters import ParameterSet
 from operators.plan import Plan
@@ -287,3 +288,35 @@ def test_a_snapshot_whose_arrays_do_not_fit_is_refused_and_names_the_trouble(
     head[position] = damage
     with pytest.raises(StateError, match="damaged"):
         learner(of).restore(snapshot[:6] + msgspec.msgpack.encode(parts))
+
+
+def test_a_snapshot_of_the_former_version_is_restored_with_the_weights_it_had() -> None:
+    of = plan(placement_policy(model={"alpha": 0.1, "bits": 12}))
+    old = HashedLogistic(("click",), cells=1 << 12, alpha=0.1)
+    for n in range(200):
+        old.learn_one({n % 7: 1.0, 7 + n % 5: 1.0}, {"click": n % 3 == 0})
+    cells, z, n_ = old.head("click")
+    head = ["click", float(old.intercepts[0]), cells.tobytes(), z.tobytes(), n_.tobytes()]
+    wire = ["home", 12, 200.0, 200, 67, 5, [head]]
+    taught = learner(of)
+    served = taught.restore(b"NBLM" + (1).to_bytes(2, "big") + msgspec.msgpack.encode(wire))
+    assert served is not None
+    assert served.weights == pytest.approx(old.weights, rel=1e-6)
+    assert (served.examples, served.rewarded) == (200, 67)
+    # From now on it is kept as the present version.
+    again = learner(of)
+    back = again.restore(taught.snapshot())
+    assert back is not None
+    assert back.weights.tobytes() == served.weights.tobytes()
+
+
+def test_another_number_of_factors_starts_them_anew_and_keeps_the_rest() -> None:
+    few, more = (plan(placement_policy(model={"factors": number, "bits": 12})) for number in (2, 3))
+    taught = learner(few)
+    taught.learn(_mixed(few, 200))
+    revived = learner(more)
+    served = revived.restore(taught.snapshot())
+    assert served is not None
+    assert served.weights.tobytes() == taught.publish().weights.tobytes()
+    assert served.factors is not None
+    assert not served.factors.profile.any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -11,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.ids import uniform
+from operators.models.factors import first_rows
 from operators.parameters import (
+    FactorTables,
     LocalParameters,
+    Means,
     ParameterError,
     ParameterSet,
     decode_parameters,
@@ -148,3 +152,78 @@ def test_a_staged_set_is_seen_after_the_next_advance_and_not_before() -> None:
     store.advance()
     store.advance()
     assert store.latest("home") is second
+
+
+@pytest.mark.parametrize("heads", [("click",), ("click", "buy")])
+def test_evidence_means_and_factors_come_back_bit_for_bit(heads: tuple[str, ...]) -> None:
+    plain = a_set(heads=heads)
+    evidence = np.abs(plain.weights) * 3
+    evidence[0, 17] = 2.0  # seen, and its weight is nothing
+    first = first_rows(64, 4)
+    tables = FactorTables(
+        np.zeros((len(heads), 64, 4), np.float32),
+        np.broadcast_to(first, (len(heads), 64, 4)).copy(),
+    )
+    tables.profile[0, 3] = 0.5
+    tables.content[-1, 9] = -0.25
+    before = parameter_set(
+        **{
+            name: getattr(plain, name)
+            for name in [
+                "model",
+                "incarnation",
+                "counter",
+                "decisions",
+                "examples",
+                "rewarded",
+                "learned_to_ms",
+                "heads",
+                "intercepts",
+                "weights",
+                "digest",
+            ]
+        },
+        evidence=evidence,
+        means={"buy": Means(20.0, {"c1": 35.5})},
+        factors=tables,
+    )
+    after = decode_parameters(before.encoded)
+    assert after.evidence is not None
+    assert after.evidence.tobytes() == evidence.tobytes()
+    assert after.means == before.means
+    assert after.factors is not None
+    assert after.factors.profile.tobytes() == tables.profile.tobytes()
+    assert after.factors.content.tobytes() == tables.content.tobytes()
+    assert after.encoded == before.encoded
+    with pytest.raises(ValueError, match="read-only"):
+        after.factors.content[0, 0, 0] = 1.0
+
+
+def test_bytes_of_the_former_format_are_still_read() -> None:
+    before = a_set()
+    parts = msgspec.msgpack.decode(zlib.decompress(before.encoded[4:]))[:13]
+    after = decode_parameters(b"NBP1" + zlib.compress(msgspec.msgpack.encode(parts)))
+    assert after.weights.tobytes() == before.weights.tobytes()
+    assert after.version == before.version
+    assert after.evidence is None
+    assert after.factors is None
+    assert after.means == {}
+
+
+@pytest.mark.parametrize(
+    "position, value",
+    [
+        (15, 65),  # more factors than there may be
+        (16, 1 << 40),  # rows that must not be allocated
+        (17, []),  # fewer tables than heads
+        (13, [b"\0\0\0", b""]),
+    ],
+)
+def test_factors_and_evidence_that_do_not_fit_are_refused(position: int, value: object) -> None:
+    tables = FactorTables(np.ones((1, 8, 2), np.float32), first_rows(8, 2)[None].copy())
+    plain = a_set(heads=("click",), filled=1)
+    good = replace(plain, evidence=np.abs(plain.weights), factors=tables)
+    parts = msgspec.msgpack.decode(zlib.decompress(good.encoded[4:]))
+    parts[position] = value
+    with pytest.raises(ParameterError):
+        decode_parameters(b"NBP2" + zlib.compress(msgspec.msgpack.encode(parts)))
