@@ -43,7 +43,7 @@ from schemas.time import SECOND, rfc3339
 RESULTS: Final = Path(__file__).resolve().parent / "results" / "flow_learning.json"
 DELAYS: Final = (0, 300)
 _STEPS: Final = 8_000
-_SEEDS: Final = (1, 2, 3, 4, 5, 6)
+_SEEDS: Final = (1, 2, 3, 4, 5, 6, 7, 8)
 _PLACEMENT: Final = "home"
 _T0: Final = 1_767_225_600_000
 _AT_ONCE: Final = 20
@@ -200,13 +200,21 @@ class _Parts:
         cells = self._placement.features.cells(nobody, 0, event["context"])
         index = self._plan.contents.index
         positions = np.array(sorted(index[c] for c in event["candidates"]), np.intp)
+        exploration = self._placement.policy.exploration
+        scores = spread = None
+        if scorer is not None:
+            scores = scorer.score(cells, positions)
+            if exploration.kind == "thompson" or exploration.optimism:
+                spread = scorer.spread(cells, positions)
         [drawn] = draw_slate(
-            None if scorer is None else scorer.score(cells, positions),
+            scores,
             count=len(positions),
             slots=1,
-            exploration=self._placement.policy.exploration,
+            exploration=exploration,
             rewarded=0 if scorer is None else scorer.parameters.rewarded,
             chances=[uniform(f"{identity}|0")],
+            spread=spread,
+            noise_of=identity,
         )
         content_id = self._plan.contents.ids[positions[drawn.position]]
         self._seen[identity] = content_id, np.array(cells, np.uint32).tobytes()

@@ -17,12 +17,13 @@ from river import linear_model, optim
 from benchmarks.measure import cpu_us
 from benchmarks.tables import Table, number
 from benchmarks.workload import PLACEMENT, plan
+from operators.crosses import crosses_of
 from operators.features import crossed_cells
 from operators.learn import Learner
 from operators.outputs import Example
 from operators.parameters import ParameterSet
 from operators.plan import Plan
-from operators.score import Scorer
+from operators.score import scorer_of
 
 CANDIDATES: Final = (30, 300, 1_000)
 _PROFILE_FEATURES: Final = 13
@@ -105,14 +106,15 @@ def _scoring(contents: int, *, profiles: int, runs: int) -> tuple[str, ...]:
     of = plan(contents)
     placement = of.placements[PLACEMENT]
     trained = _trained(of, _examples(of, 300))
-    scorer = Scorer(trained, cells=placement.cells, real=placement.real, values=placement.values)
+    scorer = scorer_of(placement, of.contents, trained)
     asked = [
         np.frombuffer(example.features, np.uint32).tolist() for example in _examples(of, profiles)
     ]
     everything = np.arange(contents)
+    crosses = crosses_of(placement, of.contents)
 
     def fresh() -> None:
-        new = Scorer(trained, cells=placement.cells, real=placement.real, values=placement.values)
+        new = scorer_of(placement, of.contents, trained, crosses=crosses)
         for cells in asked:
             new.score(cells, everything)
 

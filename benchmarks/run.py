@@ -31,6 +31,7 @@ BENCHMARKS: Final = (
     "kafka",
     "state",
     "learning",
+    "bandit",
     "flow_learning",
     "decisions",
     "open_bandit",

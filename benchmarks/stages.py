@@ -39,7 +39,7 @@ from operators.outputs import Outputs
 from operators.parameters import LocalParameters
 from operators.plan import Plan
 from operators.profile import Profile
-from operators.score import Scorer
+from operators.score import scorer_of
 from operators.segments import update_segments
 from operators.shard import ShardBatch
 
@@ -153,7 +153,7 @@ def _parts(
     placement = plan.placements[PLACEMENT]
     newest = parameters.latest(PLACEMENT)
     assert newest is not None, "the log is long enough for a first parameter set"
-    scorer = Scorer(newest, cells=placement.cells, real=placement.real, values=placement.values)
+    scorer = scorer_of(placement, plan.contents, newest)
     eligibility = Eligibility(placement, plan.contents)
     exploration = placement.policy.exploration
     now_ms = max(profile.now_ms for profile, _ in pairs)

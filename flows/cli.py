@@ -70,6 +70,8 @@ def main() -> None:
     client = logging.getLogger("kafka")
     client.addHandler(logging.NullHandler())
     client.propagate = False
+    # What a running flow logs (`run` says where to) is no news of a replay.
+    logging.getLogger("flows").addHandler(logging.NullHandler())
 
 
 @main.command()

@@ -6,7 +6,7 @@
                 -> feedback -> THRESHOLDS (one key) -> thresholds and their changes
                 -> sightings -> AGGREGATE (one key) -> global caps, what is popular, test shares
 
-Beside them MONITOR, keyed by placement, watches decisions and outcomes, learns nothing, and reports.
+Beside them MONITOR, keyed by placement, watches decisions and outcomes, and reports.
 
 Each learner is a stateful step keyed by its model. What all of them give is one stream of parameter
 sets for the archive, and one of how many lists each took in, which lockstep counts.
@@ -162,7 +162,9 @@ def monitor(
     told = op.stateful_batch(
         "monitor",
         op.flat_map(
-            "watched", activations, lambda out: keyed_by_placement(out.watched, everywhere)
+            "watched",
+            activations,
+            lambda out: keyed_by_placement(out.watched, everywhere, as_of_ms=out.begun_ms),
         ),
         lambda resume: MonitorLogic(resume, plan=in_force.current, telemetry=telemetry),
     )

@@ -43,6 +43,7 @@ class WatchedPlacement(NamedTuple):
 
     placement: str
     watched: list[Watched]
+    as_of_ms: int | None = None
 
 
 class Told(NamedTuple):
@@ -57,13 +58,16 @@ MONITOR_CROSSING: Final = (*WATCHED, WatchedPlacement)
 
 
 def keyed_by_placement(
-    watched: Iterable[Watched], everybody: Iterable[str] = ()
+    watched: Iterable[Watched], everybody: Iterable[str] = (), *, as_of_ms: int | None = None
 ) -> list[tuple[str, WatchedPlacement]]:
-    """What was watched, by placement; those of `everybody` are answered even without any."""
+    """What was watched, by placement; those of `everybody` are answered even without any.
+
+    `as_of_ms` is an instant that nothing of it lies before.
+    """
     found = by_placement(watched)
     for placement in everybody:
         found.setdefault(placement, [])
-    return [(name, WatchedPlacement(name, listed)) for name, listed in found.items()]
+    return [(name, WatchedPlacement(name, listed, as_of_ms)) for name, listed in found.items()]
 
 
 class MonitorLogic(StatefulBatchLogic[WatchedPlacement, Told, bytes]):
@@ -121,7 +125,11 @@ class MonitorLogic(StatefulBatchLogic[WatchedPlacement, Told, bytes]):
         monitor = self._refresh(self._name)
         if monitor is None:
             return [Told(len(values), [])], StatefulBatchLogic.RETAIN
-        reports = [report for value in values for report in monitor.watch(value.watched)]
+        reports = [
+            report
+            for value in values
+            for report in monitor.watch(value.watched, as_of_ms=value.as_of_ms)
+        ]
         for report in reports:
             self._tell(report)
         return [Told(len(values), reports)], StatefulBatchLogic.RETAIN

@@ -40,6 +40,8 @@ def show(
     fresh = [item for item in items if not item.shown_ms]
     if not fresh:
         return
+    # One report for each item is still one slate.
+    first = len(fresh) == len(pending.items) or not any(i.shown_ms for i in pending.items)
     for item in fresh:
         item.nth = 1 + _seen_before(profile, item.content_id)
     for item in fresh:
@@ -48,9 +50,10 @@ def show(
         if plan.aggregated:
             tests = tuple(pending.tests.items())
             out.seen.append(Seen(pending.placement, item.content_id, at_ms, None, 0.0, tests))
-    count_placement(profile, pending.placement, at_ms, plan)
+    if first:
+        count_placement(profile, pending.placement, at_ms, plan)
     out.facts["impressions", pending.placement, pending.variant or ""] += len(fresh)
-    if placement is None or not (pending.learnable and may_learn and placement.heads):
+    if placement is None or not (may_learn and _may_teach(pending, placement)):
         return
     share = placement.policy.model.negatives
     for item in fresh:
@@ -69,6 +72,16 @@ def show(
                 at_ms,
             )
         )
+
+
+def _may_teach(pending: Pending, placement: CompiledPlacement) -> bool:
+    """Whether what follows of a decision is for the learner of this placement.
+
+    Where a variant's own model is gone with its test, the placement's must not get the rewards
+    alone of what the other one was told as unrewarded.
+    """
+    same = pending.model in ("", placement.model)
+    return pending.learnable and same and bool(placement.heads)
 
 
 def count_for_caps(profile: Profile, content_id: str, at_ms: int, plan: Plan) -> None:
@@ -102,8 +115,11 @@ def _count(profile: Profile, keys: list[str], at_ms: int, longest_ms: int, most:
         # A cap of n asks for the n-th newest and no more, however hot the profile is.
         profile.shown[key] = times[-most:]
     if len(profile.shown) > _CAP_KEYS:
-        for stalest in sorted(profile.shown, key=lambda k: (profile.shown[k][-1], k))[:-_CAP_KEYS]:
-            del profile.shown[stalest]
+        # Placements and channels are few, and many contents must not make them forgotten.
+        shown = profile.shown
+        stalest = sorted(shown, key=lambda k: (k[0] in "pn", shown[k][-1], k))
+        for key in stalest[:-_CAP_KEYS]:
+            del shown[key]
 
 
 def _seen_before(profile: Profile, content_id: str) -> int:
@@ -121,7 +137,6 @@ def impression(
     profile: Profile, event: Arrived, *, plan: Plan, may_learn: bool, out: Outputs
 ) -> None:
     """Match a reported impression with its decision; `contents` absent means all its items."""
-    pending = next((p for p in profile.pending if p.decision_id == event.decision_id), None)
     if event.mode == HISTORY:
         # The decision stayed where it was made; what was seen counts for the caps here too.
         for content_id in event.contents or ((event.content_id,) if event.content_id else ()):
@@ -129,6 +144,7 @@ def impression(
         if event.placement is not None:
             count_placement(profile, event.placement, event.occurred_ms, plan)
         return
+    pending = next((p for p in profile.pending if p.decision_id == event.decision_id), None)
     if pending is None:
         out.facts["impressions_unmatched",] += 1
         return
@@ -205,7 +221,8 @@ def reward(profile: Profile, event: Arrived, *, plan: Plan, may_learn: bool, out
                     before,
                 )
             )
-        if pending.learnable and item.learnable and may_learn and index is not None:
+        teaches = item.learnable and may_learn and _may_teach(pending, placement)
+        if teaches and index is not None:
             out.examples.append(
                 Example(
                     placement.model,

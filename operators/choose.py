@@ -38,7 +38,7 @@ from schemas.learning import Exploration
 
 PRIOR: Final = "prior"
 _UNIFORM: Final = Exploration(kind="uniform")
-_GREEDY: Final = Exploration(kind="greedy")
+_GREEDY: Final = Exploration(kind="greedy", optimism=0.0)
 _TIE: Final = 1e-12
 _UNASKED: Final = ("consent_refused", "consent_unknown", "privacy_signal")
 """Why nothing but what a person has stated may be looked at."""
@@ -171,7 +171,7 @@ class Chooser:
             version,
             pack_cells(cells),
             asked.level,
-            guidance.names,
+            _placing(placement, guidance.names) if held else guidance.names,
             teaches,
             learned is not None,
             shadow,
@@ -241,7 +241,12 @@ class Chooser:
         stable = None if asked.variant == "holdout" else policy.coherence
         if not guidance.fixed and stable is None:
             return {}  # as nearly always
-        forced = {at for rule in asked.placement.rules for rank, at in rule.fixed if rank == FORCE}
+        forced = {
+            at
+            for rule in asked.placement.rules
+            for rank, at in rule.fixed
+            if rank == FORCE and rule.name in guidance.names
+        }
         found = {
             rank: (at, "forced" if int(guidance.positions[at]) in forced else "pinned")
             for rank, at in guidance.fixed.items()
@@ -258,7 +263,14 @@ class Chooser:
             now_ms=asked.moment.now_ms,
             taken=guidance.fixed,
         )
-        return {**found, **{rank: (at, "sticky") for rank, at in (stays or {}).items()}}
+        room = min(asked.slots, len(guidance.positions))
+        free = [rank for rank in range(room) if rank not in found]
+        # Of a slate that became shorter what stays moves up, in its order.
+        for last, at in sorted((stays or {}).items(), reverse=True):
+            rank = max(rank for rank in free if rank <= last)
+            free = [other for other in free if other < rank]
+            found[rank] = (at, "sticky")
+        return found
 
     def _id(self, positions: Indices, at: int) -> str:
         return self._plan.contents.ids[int(positions[at])]
@@ -355,8 +367,6 @@ class Chooser:
                 order, guidance.fixed, slots=asked.slots, limit=placement.limit
             )
         ]
-        # A weight shapes no fallback: there are no scores.
-        shaping = {r.name for r in placement.rules if r.factor is None or r.fixed}
         fragment = fragment_of(self._plan, placement, profile, now_ms, None, why=why)
         return Choice(
             items,
@@ -366,10 +376,20 @@ class Chooser:
             None,
             b"",
             0,
-            [name for name in guidance.names if name in shaping],
+            _placing(placement, guidance.names),
             False,
             fragment=fragment,
         )
+
+
+def _placing(placement: CompiledPlacement, names: list[str]) -> list[str]:
+    """Of these rules those that narrow or place: without scores a weight changes nothing."""
+    placing = {
+        rule.name
+        for rule in placement.rules
+        if rule.fixed or rule.only is not None or rule.exclude is not None
+    }
+    return [name for name in names if name in placing]
 
 
 def _unguided(positions: Indices) -> Guidance:

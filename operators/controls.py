@@ -60,6 +60,7 @@ def holds_behaviour(profile: Profile) -> bool:
             profile.shown,
             profile.pending,
             profile.last,
+            profile.last_ms,
             profile.turned,
             profile.cases,
             profile.sampled,

@@ -76,10 +76,10 @@ class Deciding:
             shard=shard, profile_id=profile.profile_id, trigger_id=event.event_id, placement=name
         )
         variant = self._chooser.variant(profile)
-        assigned = [] if variant == "holdout" else self._chooser.assigned(profile, name, moment)
-        placement = plan.arm(name, assigned)
         recorded = self._adopt(identity)
         if recorded is None:
+            assigned = [] if variant == "holdout" else self._chooser.assigned(profile, name, moment)
+            placement = plan.arm(name, assigned)
             choice = self._chooser.choose(
                 profile, event, placement, identity, variant, moment, quota=quota
             )
@@ -89,10 +89,14 @@ class Deciding:
             features, teaches = choice.features, choice.teaches
         else:
             # The topic is the truth: what was recorded is taken over, whatever would be chosen
-            # now under other parameters, so that state, topic and Redis name the same content.
+            # now under other parameters, so that state, topic and Redis name the same content. So
+            # are the variants: shares may have moved since.
             record = recorded
-            level = recorded["level"]
-            features = pack_cells(self._chooser.cells_of(placement, profile, moment, level))
+            placement = plan.arm(name, plan.exposed(recorded.get("exposures", ())))
+            features = b""
+            if recorded["learnable"]:
+                level = recorded["level"]
+                features = pack_cells(self._chooser.cells_of(placement, profile, moment, level))
             teaches = bool(placement.heads) and placement.policy.learning != "logging_only"
         explored = {
             item["content_id"]

@@ -31,13 +31,14 @@ def fallback_order(
 ) -> list[Link]:
     """Open contents in the order of the chain, each once.
 
-    Where the request named its candidates, only they can be shown, in the order asked. `personal`
-    says whether segments may be looked at; `popular` lists positions, the most rewarding first.
+    Where the request named its candidates, only they can be shown, in the order asked, and of them
+    what the placement's pool or its editorial contents have. `personal` says whether segments may be looked at; `popular` lists positions, the most rewarding first.
     """
     if asked is not None:
-        index = contents.index
+        index, editorial = contents.index, placement.policy.fallback.contents
         found = dict.fromkeys(index[c] for c in asked if c in index)
-        return [(i, None) for i in found if open_[i]]
+        own = [i for i in found if placement.in_pool[i] or contents.ids[i] in editorial]
+        return [(i, None) for i in own if open_[i]]
     order: dict[int, str | None] = {}
     for at, link in _chain(placement, profile, popular=popular, personal=personal):
         if open_[at]:

@@ -47,7 +47,8 @@ def fragment_of(
     policy = placement.policy
     if not policy.shared or profile.hidden or profile.less:
         return None
-    until_ms = (now_ms // policy.expires_after + 1) * policy.expires_after
+    span = max(1, policy.expires_after)
+    until_ms = (now_ms // span + 1) * span
     told = (
         placement.key,
         plan.policy_digest,

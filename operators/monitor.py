@@ -56,6 +56,7 @@ class Monitor:
         self._tests = ScoreTests()
         self._drifts = 0
         self._told_ms = _NEVER
+        self._moving = True
         self.adopt(plan)
 
     def adopt(self, plan: Plan) -> None:
@@ -67,9 +68,17 @@ class Monitor:
         # Books are closed once the watermark, not the newest event, has passed their window.
         self._grace_ms = min(self._every_ms, 2 * plan.policy.time.allowed_lateness + MINUTE)
 
-    def watch(self, watched: Iterable[Watched]) -> list[Record]:
-        """Take in what was watched, in any order; the reports that fell due, oldest first."""
+    def watch(self, watched: Iterable[Watched], *, as_of_ms: int | None = None) -> list[Record]:
+        """Take in what was watched, in any order; the reports that fell due, oldest first.
+
+        `as_of_ms` is an instant before which nothing comes any more but what is late (the shards
+        of one batch come one after the other, and the batch may span days); None: what is watched
+        moves time itself.
+        """
         reports: list[Record] = []
+        if as_of_ms is not None:
+            self._advance(as_of_ms, reports)
+        self._moving = as_of_ms is None
         counting = self._counting
         for one in watched:
             if isinstance(one, Decided):
@@ -80,10 +89,8 @@ class Monitor:
 
     def _window(self, at_ms: int, reports: list[Record]) -> Window:
         windows = self._windows
-        if at_ms > self._newest_ms:
-            self._newest_ms = at_ms
-            while windows and windows[0].ends_ms + self._grace_ms <= at_ms:
-                reports.append(self._tell(windows.pop(0)))
+        if self._moving:
+            self._advance(at_ms, reports)
         for i, window in enumerate(windows):
             if at_ms < window.ends_ms:
                 if at_ms >= window.begins_ms or self._is_past(at_ms):
@@ -91,6 +98,13 @@ class Monitor:
                 after_ms = windows[i - 1].ends_ms if i else _NEVER
                 return self._open(i, at_ms, after_ms, window.begins_ms)
         return self._open(len(windows), at_ms, windows[-1].ends_ms if windows else _NEVER, None)
+
+    def _advance(self, at_ms: int, reports: list[Record]) -> None:
+        if at_ms > self._newest_ms:
+            self._newest_ms = at_ms
+            windows = self._windows
+            while windows and windows[0].ends_ms + self._grace_ms <= at_ms:
+                reports.append(self._tell(windows.pop(0)))
 
     def _is_past(self, at_ms: int) -> bool:
         """Whether the period of an instant was told, or would have been: it is too late for it."""
@@ -109,7 +123,7 @@ class Monitor:
         self._told_ms = window.ends_ms
         drift = self._tests.add(window.ends_ms - 1, window.tests)
         self._drifts += bool(drift.reward) + drift.loss
-        if self._pool is None:  # of a plan that no period ends under it is never asked
+        if self._pool is None:  # not at once: under many a plan no period ends
             self._pool = pool_of(self._plan, self.placement)
         told = report(
             window,

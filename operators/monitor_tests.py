@@ -132,10 +132,11 @@ class ScoreTests:
 
     def quality(self) -> Quality:
         """The figures of the newest tests."""
-        today = [test[1:] for test in sorted(self._today, reverse=True)]
-        before = TESTS - len(today)  # a day has fewer
+        running = sorted(self._today, reverse=True)
+        today = [np.array([test[i] for test in running], np.float64) for i in (1, 2, 3)]
+        before = TESTS - len(running)  # a day has fewer
         past = [np.frombuffer(kept[-before:], np.float32) for kept in self._kept]
-        newest = np.hstack((past, np.array(today, np.float64).reshape(-1, 3).T))
+        newest = np.hstack((past, today))
         return quality_of(newest[0], newest[1], newest[2] > 0.0)
 
     def wire(self) -> ScoreTestsWire:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from operators.arrival import Arrived
+from operators.decode import NEVER
 from operators.pseudonyms import Pseudonyms
 from schemas.decisions import SCHEMA_VERSION
 from schemas.time import rfc3339
@@ -82,9 +83,11 @@ class Outputs:
     """Named output streams of one activation; `counts` and `facts` are for the metrics.
 
     `counts` has the accounting of events (used, suppressed, duplicate, late); every event is in
-    exactly one. `facts` maps (name, label values ...) to an amount.
+    exactly one. `begun_ms` is the shard's watermark before it: all that is new is at or after it.
+    `facts` maps (name, label values ...) to an amount.
     """
 
+    begun_ms: int = NEVER
     decisions: list[Made] = field(default_factory=list)
     changes: list[Record] = field(default_factory=list)
     outcomes: list[Record] = field(default_factory=list)

@@ -30,6 +30,8 @@ from schemas.policy import Policy
 from schemas.reads import reads
 
 _BY_EVENT: Final = "value"
+_MOST: Final = 1e12
+"""What an event's own value counts at most: sums of larger ones would not stay finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ class PlacementCompiler:
         if placement.level == 0:
             return set()
         seen, policy = placement.features.segments, self._policy
-        asked = {*(policy.segments if seen is None else seen), *placement.fallback.segments}
+        asked = {*(self._segments if seen is None else seen), *placement.fallback.segments}
         of_rules = [
             rule.when
             for rule in policy.rules.values()
@@ -196,4 +198,5 @@ def event_factor(reward: Reward, value: float | None) -> float:
     """What an event's own value multiplies its reward by; 1 where it does not, or bears none."""
     if reward.times != _BY_EVENT or value is None:
         return 1.0
-    return value if reward.at_most is None else min(value, reward.at_most)
+    most = _MOST if reward.at_most is None else min(reward.at_most, _MOST)
+    return max(-_MOST, min(value, most))

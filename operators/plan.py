@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from operators.adaptive import Following, followings
 from operators.affinity import DecayedAffinity
@@ -126,6 +126,17 @@ class Plan:
         """The placement whose learner a decision teaches; None where the policy has it no more."""
         return self.models.get(pending.model) or self.placements.get(pending.placement)
 
+    def exposed(self, exposures: Iterable[Mapping[str, Any]]) -> list[Assigned]:
+        """The variants that a record names, as far as the policy still has them."""
+        found = []
+        for told in exposures:
+            test = self.policy.experiments.tests.get(told["test"])
+            variant = None if test is None else test.variants.get(told["variant"])
+            if variant is not None:
+                names = told["test"], told["layer"], told["variant"]
+                found.append(Assigned(*names, told["share"], variant.changes))
+        return found
+
     def arm(self, name: str, assigned: Sequence[Assigned]) -> CompiledPlacement:
         """What the variants of tests make of a placement."""
         if not assigned:
@@ -240,7 +251,7 @@ def compile_plan(
             most=max((cap.max for cap in caps), default=0),
         ),
         hashes=hashes,
-        timed_last=any(p.page or p.coherence for p in policy.placements.values()),
+        timed_last=_timed_last(policy),
         monitored=policy.monitoring is not None,
         aggregated=asked_of_everybody(policy),
     )
@@ -277,6 +288,13 @@ def _models(
                 placement = _with(policy.placements[name], variant.changes)
                 found[model] = placing.compile(name, placement, key=model, model=model)
     return {model: placement for model, placement in found.items() if placement.heads}
+
+
+def _timed_last(policy: Policy) -> bool:
+    arms = [v for test in policy.experiments.tests.values() for v in test.variants.values()]
+    return any(p.page or p.coherence for p in policy.placements.values()) or any(
+        variant.changes.coherence for variant in arms
+    )
 
 
 def _with(placement: Placement, changes: Changes) -> Placement:

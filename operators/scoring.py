@@ -8,13 +8,14 @@ import numpy as np
 
 from operators.aggregate_view import MODEL as AGGREGATES
 from operators.aggregate_view import AggregateView
+from operators.crosses import Crosses, crosses_of
 from operators.moment import Moment
 from operators.parameters import Parameters, ParameterSet
 from operators.placement_plan import CompiledPlacement
 from operators.plan import Plan
 from operators.predict import Predictor
 from operators.profile import Profile
-from operators.score import Scorer
+from operators.score import Scorer, scorer_of
 
 _PREDICTIVE: Final = 4
 
@@ -27,6 +28,7 @@ class Scoring:
         self._parameters = parameters
         self._predictor = predictor
         self._scorers: dict[str, Scorer] = {}
+        self._crosses: dict[str, Crosses] = {}
         self._newest: dict[str, ParameterSet | None] = {}
         self._counted: ParameterSet | None = None
         self.view: AggregateView | None = None
@@ -55,12 +57,10 @@ class Scoring:
 
     def _scorer_of(self, placement: CompiledPlacement, newest: ParameterSet) -> Scorer:
         contents = self._plan.contents
-        # A set learned under a former policy may have other reward kinds: match them by name.
-        values = np.zeros((len(newest.heads), len(contents.ids)))
-        for row, head in enumerate(newest.heads):
-            if head in placement.heads:
-                values[row] = placement.values[placement.heads.index(head)]
-        return Scorer(newest, cells=placement.cells, real=placement.real, values=values)
+        crosses = self._crosses.get(placement.key)
+        if crosses is None:
+            crosses = self._crosses[placement.key] = crosses_of(placement, contents)
+        return scorer_of(placement, contents, newest, crosses=crosses)
 
     def cells_of(
         self, placement: CompiledPlacement, profile: Profile, moment: Moment, level: int

@@ -87,7 +87,7 @@ class Shard:
 
     def process(self, batch: ShardBatch) -> Outputs:
         """Apply a batch in order; the outputs in the order in which they came about."""
-        out = Outputs()
+        out = Outputs(begun_ms=self._watermark)
         self._partitions = max(self._partitions, batch.partitions)
         touched: dict[str, None] = {}
         for event in batch.events:

@@ -72,7 +72,7 @@ class Monitoring(Model):
     every: Duration = Field(default=HOUR, description="Event time between two reports.")
     groups: dict[Name, Group] = Field(default_factory=dict, description="Compared for fairness.")
     shift_above: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.2,
+        default=0.35,
         description="How far (total variation) what is shown may move from one report to the next "
         "before it is called sudden.",
     )

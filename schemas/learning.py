@@ -126,7 +126,7 @@ class Exploration(Model):
         default=0.3, description="thompson: the scale of the samples' uncertainty."
     )
     optimism: Annotated[float, Field(ge=0, le=10)] = Field(
-        default=0.0, description="How much the benefit of the doubt raises what is little known."
+        default=2.0, description="How much the benefit of the doubt raises what is little known."
     )
     floor: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.02, description="Share drawn uniformly whatever the scores."

@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[1]
 
 AS_MODULE = ("-m", "benchmarks.run")
 AS_FILE = ("benchmarks/run.py",)
-NEEDING = {"kafka", "open_bandit"}
-"""What a broker or a log must be there for: tested where they are."""
+NEEDING = {"kafka", "open_bandit", "bandit"}
+"""What needs a broker, a log or another program: tested where they are."""
 
 
 def run_quick(

@@ -74,8 +74,8 @@ BOOSTED: Final = 3.0
 
 def _placement(**sections: Any) -> dict[str, Any]:
     model = {"bits": 12, "negatives": 1.0, "publish_every": 1, **sections.pop("model", {})}
-    features = {"context": ["device", "topic"]}
-    return {"rewards": ["click"], "features": features, "model": model, **sections}
+    made = {"rewards": ["click"], "features": {"context": ["device", "topic"]}, "model": model}
+    return {**made, "exploration": {}, **sections}
 
 
 POLICY: Final[dict[str, Any]] = {
@@ -356,7 +356,8 @@ def logged_of(told: Told, decision: Record) -> Logged:
     """What the decision was drawn from."""
     place, ids = decision["placement"], candidates_of(decision)
     compiled = told.plan.placements[place]
-    exploration = POLICY["placements"][place].get("exploration", {})
+    given = {"kind": "greedy"} if place == "quiet" else POLICY["placements"][place]["exploration"]
+    exploration = Exploration.model_validate(given)
     cells = [hash32(text) for text in texts_of(told, decision)]
     positions = np.array([told.plan.contents.index[c] for c in ids], np.intp)
     version = decision["model_version"]
@@ -371,21 +372,20 @@ def logged_of(told: Told, decision: Record) -> Logged:
             "rewarded": used.rewarded,
             "scale": scorer.scale(cells, positions),
         }
-        if exploration.get("kind") == "thompson":
+        if exploration.kind == "thompson" or exploration.optimism:
             spread = scorer.spread(cells, positions)
             assert spread is not None
             known["spread"] = spread.tolist()
-    elif set(factors) != {1.0}:
+    elif place == "quiet" or set(factors) != {1.0}:
+        # Greedily the first of equals, in the order of the fallback: by id, as no priority differs.
         known = {"scores": factors}
     fixed = {
         item["rank"] - 1: ids.index(item["content_id"])
         for item in decision["items"]
         if item["source"] != "model"
     }
-    if place == "quiet":
-        exploration = {"kind": "greedy"}
     logged = Logged(
-        exploration=Exploration.model_validate(exploration),
+        exploration=exploration,
         count=len(ids),
         noise_of=decision["decision_id"],
         fixed=fixed,

@@ -21,8 +21,8 @@ from tests.operators.decision_builders import features_of, learner
 
 AUDIENCES = ("sport", "music", "news", "games", "food")
 LIKED, OTHERS = 0.20, 0.03
-DOUBT = {"optimism": 1.5}
-"""Found on seeds 0 to 3, where 1.0 missed the newcomer in three lives of eight; tested on others."""
+DOUBT = {"optimism": 2.0}
+"""Chosen on seeds 0 to 3 and 10 to 13 (1.0 and 1.5 missed a newcomer there); tested on others."""
 NEWCOMER_FROM, STEPS = 4_000, 11_000
 
 
@@ -81,7 +81,7 @@ def _life(
 
 
 def test_a_content_whose_tag_is_known_finds_its_audience_within_200_impressions() -> None:
-    lives = [_life(seed, known_tag=True, exploration=DOUBT) for seed in range(10, 14)]
+    lives = [_life(seed, known_tag=True, exploration=DOUBT) for seed in range(20, 26)]
     assert all(len(shown) == 200 for shown, _ in lives), "it was hardly ever tried"
     to_audience = [statistics.fmean(shown[100:]) for shown, _ in lives]
     assert statistics.fmean(to_audience) > 0.6  # by chance: 0.2
@@ -89,7 +89,7 @@ def test_a_content_whose_tag_is_known_finds_its_audience_within_200_impressions(
 
 
 def test_a_content_nothing_is_known_of_finds_its_audience_within_200_impressions() -> None:
-    lives = [_life(seed, known_tag=False, exploration=DOUBT) for seed in range(10, 14)]
+    lives = [_life(seed, known_tag=False, exploration=DOUBT) for seed in range(20, 26)]
     assert all(len(shown) == 200 for shown, _ in lives), "it was hardly ever tried"
     to_audience = [statistics.fmean(shown[100:]) for shown, _ in lives]
     assert statistics.fmean(to_audience) > 0.4
