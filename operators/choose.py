@@ -19,7 +19,7 @@ from operators.coherence import kept
 from operators.consent import refusal
 from operators.experiments import Assigned, in_holdout
 from operators.explore import Drawn, draw_slate
-from operators.fallback import fallback_order, slate
+from operators.fallback import Link, fallback_order, slate
 from operators.fragments import Fragment, fragment_of
 from operators.guards import Guards
 from operators.ids import uniform
@@ -149,20 +149,21 @@ class Chooser:
             version = scorer.parameters.version
         fragment = fragment_of(self._plan, placement, profile, moment.now_ms, version)
         mode = placement.policy.learning
-        fixed = {} if mode != "online" else self._fixed(asked, guidance)
+        fixed = self._fixed(asked, guidance)
         drawn = self._slate(asked, guidance, scorer, learned, cells, fixed, fragment)
         shadow = None
+        weighs = not held and mode != "logging_only"
         teaches = bool(placement.heads) and mode != "logging_only"
         if mode != "online" and not held:
             if mode == "apprentice":
                 shadow = [self._id(positions, d.position) for d in drawn]
-            items = self._incumbents(asked, positions, learned)
-        else:
-            sources = dict(fixed.values())
-            items = [
-                self._item(positions, rank, d, learned, sources, guidance)
-                for rank, d in enumerate(drawn, start=1)
-            ]
+            drawn = self._incumbents(asked, positions, fixed)
+        sources = dict(fixed.values())
+        acts = "model" if mode == "online" or held else "incumbent"
+        items = [
+            self._item(positions, rank, d, learned, sources.get(d.position, acts), guidance)
+            for rank, d in enumerate(drawn, start=1)
+        ]
         return Choice(
             items,
             considered,
@@ -171,7 +172,7 @@ class Chooser:
             version,
             pack_cells(cells),
             asked.level,
-            _placing(placement, guidance.names) if held else guidance.names,
+            guidance.names if weighs else _placing(placement, guidance.names),
             teaches,
             learned is not None,
             shadow,
@@ -238,7 +239,8 @@ class Chooser:
     def _fixed(self, asked: Asked, guidance: Guidance) -> dict[int, tuple[int, str]]:
         """What is not drawn: rank to (candidate, source). Rules come before what is kept."""
         policy = asked.placement.policy
-        stable = None if asked.variant == "holdout" else policy.coherence
+        free_to_turn = asked.variant == "holdout" or policy.learning != "online"
+        stable = None if free_to_turn else policy.coherence
         if not guidance.fixed and stable is None:
             return {}  # as nearly always
         forced = {
@@ -281,7 +283,7 @@ class Chooser:
         rank: int,
         drawn: Drawn,
         learned: Scores | None,
-        sources: dict[int, str],
+        source: str,
         guidance: Guidance,
     ) -> Chosen:
         at = drawn.position
@@ -291,27 +293,28 @@ class Chooser:
             drawn.propensity,
             None if learned is None else float(learned[at]),
             drawn.greedy,
-            sources.get(at, "model"),
+            source,
             drawn.learnable,
-            guidance.reasons.get(at) if at in sources else None,
+            guidance.reasons.get(at),
         )
 
-    def _incumbents(self, asked: Asked, positions: Indices, learned: Scores | None) -> list[Chosen]:
-        """What would be shown without a model: the order of the request, else of the fallback."""
-        found = self._incumbent_order(asked, positions)[: asked.slots]
+    def _incumbents(
+        self, asked: Asked, positions: Indices, fixed: dict[int, tuple[int, str]]
+    ) -> list[Drawn]:
+        """What would be shown without a model: the order of the request, else of the fallback.
+
+        Rules and diversity hold for it too, whoever acts.
+        """
+        order = self._incumbent_order(asked, positions)
+        place = {at: nth for nth, at in enumerate(order)}
+        put = {rank: place[at] for rank, (at, _) in fixed.items()}
         teaches = asked.placement.policy.learning == "apprentice"
-        return [
-            Chosen(
-                self._id(positions, i),
-                rank,
-                1.0,
-                None if learned is None else float(learned[i]),
-                True,
-                "incumbent",
-                teaches,
-            )
-            for rank, i in enumerate(found, start=1)
-        ]
+        links: list[Link] = [(int(positions[at]), None) for at in order]
+        candidate = {position: at for (position, _), at in zip(links, order, strict=True)}
+        certain = {at for at, _ in fixed.values()}
+        found = slate(links, put, slots=asked.slots, limit=asked.placement.limit)
+        chosen = [candidate[position] for _, (position, _) in found]
+        return [Drawn(at, 1.0, True, teaches and at not in certain) for at in chosen]
 
     def _incumbent_order(self, asked: Asked, positions: Indices) -> list[int]:
         """The candidates in the order of the request, else of the fallback."""

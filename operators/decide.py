@@ -125,18 +125,17 @@ class Decide:
             self._forget(profile, moment, event.event_id, out)
         if said and refusal(consent, profile, "learn") is not None:
             forget_cases(profile)
-        if event.type == "consent_changed":
-            if not refused:
-                out.changes += update_segments(
-                    profile, plan, moment, event.event_id, events=event.names
-                )
-            out.counts["used"] += live
-            return
         requested = event.type == "decision_requested"
         changes: list[Record] = []
         if event.type == "preferences_set":
             state_levels(profile.preferences, event.preferences or {}, event.occurred_ms)
-        if not refused:
+        if event.type == "consent_changed":
+            out.counts["used"] += live
+            if not refused:
+                names = event.names
+                changes = update_segments(profile, plan, moment, event.event_id, events=names)
+                out.changes += changes
+        elif not refused:
             out.counts["used"] += live
             changes = self._remember(profile, event, moment, version, out)
         elif event.type in _STATEMENTS:
@@ -235,6 +234,9 @@ class Decide:
             return False
         for slot in [slot for slot in profile.signals if slot not in plan.slots]:
             del profile.signals[slot]
+        for held in (profile.last, profile.last_ms, profile.turned):
+            for name in [name for name in held if name not in plan.placements]:
+                del held[name]
         moment = self.moment(now_ms, since=since)
         before = len(out.changes)
         refused = refusal(plan.policy.consent, profile, "collect")

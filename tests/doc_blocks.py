@@ -100,7 +100,7 @@ _TOPICS: Final = {
     "predictions": ("prediction", "how good each prediction has been"),
     "audiences": ("`audiences`", "groups of alike profiles, in words; no profile by name"),
     "thresholds": ("segment", "each move of a threshold that follows feedback, and why"),
-    "monitoring": ("placement", "how decisions fare: reward, exploration, coverage, drift, fairness"),
+    "monitoring": ("placement", "how decisions fare: reward, coverage, drift, fairness"),
     "parameters": ("model", "parameter sets; internal"),
     "catalogue": ("content id", "what can be shown, as published; a tombstone withdraws it"),
     "policies": ("digest", "policies as published; `current` names the one in force"),

@@ -356,7 +356,11 @@ def logged_of(told: Told, decision: Record) -> Logged:
     """What the decision was drawn from."""
     place, ids = decision["placement"], candidates_of(decision)
     compiled = told.plan.placements[place]
-    given = {"kind": "greedy"} if place == "quiet" else POLICY["placements"][place]["exploration"]
+    given = (
+        {"kind": "greedy", "optimism": 0}
+        if place == "quiet"
+        else POLICY["placements"][place]["exploration"]
+    )
     exploration = Exploration.model_validate(given)
     cells = [hash32(text) for text in texts_of(told, decision)]
     positions = np.array([told.plan.contents.index[c] for c in ids], np.intp)
