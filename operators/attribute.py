@@ -41,7 +41,7 @@ def show(
     if not fresh:
         return
     # One report for each item is still one slate.
-    first = len(fresh) == len(pending.items) or not any(i.shown_ms for i in pending.items)
+    first = not any(item.shown_ms for item in pending.items)
     for item in fresh:
         item.nth = 1 + _seen_before(profile, item.content_id)
     for item in fresh:
@@ -152,6 +152,10 @@ def impression(
     if named is None and event.content_id:
         named = (event.content_id,)
     items = [i for i in pending.items if named is None or i.content_id in named]
+    for item in items:
+        if item.shown_ms == pending.decided_ms:
+            # A reward that came first proved it, or it was assumed: now it is known when.
+            item.shown_ms = max(item.shown_ms, event.occurred_ms)
     show(
         profile,
         pending,

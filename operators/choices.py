@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from operators.aggregate_quota import Quota
 from operators.arrival import Arrived
@@ -11,6 +11,9 @@ from operators.fragments import Fragment
 from operators.moment import Moment
 from operators.placement_plan import CompiledPlacement
 from operators.profile import Profile
+
+UNASKED: Final = frozenset({"consent_refused", "consent_unknown", "privacy_signal"})
+"""Fallbacks after which nothing but what a person has stated may be looked at, or told."""
 
 
 class Chosen(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 
 from operators.aggregate_quota import Quota
 from operators.arrival import Arrived
-from operators.choices import Asked, Choice, Chosen
+from operators.choices import UNASKED, Asked, Choice, Chosen
 from operators.coherence import kept
 from operators.consent import refusal
 from operators.experiments import Assigned, in_holdout
@@ -40,8 +40,6 @@ PRIOR: Final = "prior"
 _UNIFORM: Final = Exploration(kind="uniform")
 _GREEDY: Final = Exploration(kind="greedy", optimism=0.0)
 _TIE: Final = 1e-12
-_UNASKED: Final = ("consent_refused", "consent_unknown", "privacy_signal")
-"""Why nothing but what a person has stated may be looked at."""
 
 
 class Chooser:
@@ -336,7 +334,7 @@ class Chooser:
     ) -> Choice:
         profile, placement, moment = asked.profile, asked.placement, asked.moment
         now_ms = moment.now_ms
-        personal = why not in _UNASKED and asked.level > 0
+        personal = why not in UNASKED and asked.level > 0
         open_ = self._guards.eligibility(placement).open_to_anybody(
             profile, now_ms, crowded=self._guards.crowded(asked), elsewhere=asked.elsewhere
         )

@@ -132,9 +132,12 @@ class Decide:
         if event.type == "consent_changed":
             out.counts["used"] += live
             if not refused:
+                waited = not profile.plan and bool(profile.signals)
                 names = event.names
                 changes = update_segments(profile, plan, moment, event.event_id, events=names)
                 out.changes += changes
+                if waited:
+                    changes = []  # back in what a policy that asks had ended: no news to act on
         elif not refused:
             out.counts["used"] += live
             changes = self._remember(profile, event, moment, version, out)

@@ -32,7 +32,8 @@ def fallback_order(
     """Open contents in the order of the chain, each once.
 
     Where the request named its candidates, only they can be shown, in the order asked, and of them
-    what the placement's pool or its editorial contents have. `personal` says whether segments may be looked at; `popular` lists positions, the most rewarding first.
+    what the placement's pool or its editorial contents have. `personal` says whether segments may
+    be looked at; `popular` lists positions, the most rewarding first.
     """
     if asked is not None:
         index, editorial = contents.index, placement.policy.fallback.contents

@@ -284,6 +284,8 @@ def _models(
     for test_name, test in policy.experiments.tests.items():
         for variant_name, variant in test.variants.items():
             for name in test.placements or policy.placements if variant.changes.own_model else ():
+                if policy.placements[name].never_personalised:
+                    continue  # which is in no test
                 model = f"{name}.{test_name}.{variant_name}"
                 placement = _with(policy.placements[name], variant.changes)
                 found[model] = placing.compile(name, placement, key=model, model=model)

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from operators.arrival import Arrived
-from operators.choices import Choice, Chosen
+from operators.choices import UNASKED, Choice, Chosen
 from operators.experiments import Assigned
 from operators.levels import BEHAVIOURAL
 from operators.moment import Moment
@@ -22,7 +22,6 @@ from operators.segments import intent_of, memberships
 from schemas.decisions import SCHEMA_VERSION
 from schemas.time import rfc3339
 
-_UNCONSENTED: Final = frozenset({"consent_refused", "consent_unknown", "privacy_signal"})
 _LEAST_PROPENSITY: Final = float(np.finfo(np.float64).tiny)
 
 
@@ -43,7 +42,7 @@ def decision_record(
     named = choice.level >= BEHAVIOURAL and any(one.greedy and not one.code for one in choice.items)
     liked = likes(profile, plan=plan, now_ms=now_ms) if named else []
     # What was inferred of a person goes nowhere that the person has not allowed it to go.
-    told = choice.fallback not in _UNCONSENTED
+    told = choice.fallback not in UNASKED
     # What is shared must not depend on who happened to ask for it.
     alone = choice.fragment is None
     languages = plan.texts.languages(

@@ -379,6 +379,17 @@ def test_a_closing_window_writes_the_books_once_and_no_second_example() -> None:
     assert books["slate_propensity"] == record["slate_propensity"]
 
 
+def test_a_report_after_the_reward_says_when_it_was_shown() -> None:
+    machine, person = _one()
+    record, _, _ = decide_once(machine, request(), person=person)
+    identity = record["decision_id"]
+    early = click("a", at=T0 + 2 * MINUTE, type="skip", decision_id=identity)
+    told = [early, click("a", at=T0 + 3 * MINUTE, decision_id=identity)]
+    follow(machine, [*told, impression_of(record, at=T0 + MINUTE)], person=person)
+    assert person.pending[0].items[0].shown_ms == T0 + MINUTE
+    assert person.pending[0].items[0].rewards == {"click": 1.0}
+
+
 def test_what_was_never_shown_is_booked_as_such() -> None:
     machine, person = _one()
     decide_once(machine, request(), person=person)

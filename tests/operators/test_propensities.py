@@ -199,7 +199,7 @@ def test_weighing_by_the_inverse_propensity_estimates_what_was_not_chosen(kind: 
 def test_thompsons_share_is_its_own_probability_within_the_stated_error() -> None:
     """Two candidates: the probability that one beats the other has a closed form."""
     scores, spread = np.array([0.30, 0.20]), np.array([0.1, 0.2])
-    exploration = Exploration(kind="thompson", spread=1.0, draws=256, floor=0.0)
+    exploration = Exploration(kind="thompson", spread=1.0, draws=256, floor=0.0, optimism=0.0)
     truth = NormalDist().cdf(0.1 / math.hypot(0.1, 0.2))
     shares = np.array(
         [
@@ -221,7 +221,7 @@ def test_thompsons_share_is_its_own_probability_within_the_stated_error() -> Non
 
 def test_candidates_do_not_share_noise() -> None:
     """Equal candidates win equally often: also beyond one word, one row and one chunk."""
-    exploration = Exploration(kind="thompson", spread=1.0, draws=4_096, floor=0.0)
+    exploration = Exploration(kind="thompson", spread=1.0, draws=4_096, floor=0.0, optimism=0.0)
     for count in (2, 4, 5, 7, 300):
         shares = propensities(
             np.full(count, 0.1),
