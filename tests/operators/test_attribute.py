@@ -224,7 +224,7 @@ def test_a_reward_before_its_impressions_report_proves_the_impression_once() -> 
     )
     assert [(e.content_id, e.kind) for e in out.examples] == [("a", None), ("a", "click")]
     assert out.facts["impressions", "home", ""] == 1
-    assert person.pending[0].items[0].shown_ms == T0
+    assert person.pending[0].items[0].shown_ms == T0 + 2 * MINUTE
 
 
 @pytest.mark.parametrize("report_first", [True, False])
