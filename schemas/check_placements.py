@@ -311,7 +311,8 @@ def _needs(
         expected = "rewards of the placement: without one its model never learns from any"
         yield document.unexpected((*here, "rewarded"), needs["rewarded"], expected=expected)
     holdout = mapping(mapping(mapping(document.value).get("experiments")).get("holdout"))
-    if needs.get("rewarded") and (not holdout or holdout.get("serve") == "fallback"):
+    alone = not holdout or holdout.get("serve") == "fallback"
+    if needs.get("rewarded") and placement.get("rewards") and alone:
         yield document.mistake(
             (*here, "rewarded"),
             found="a model that must have learned first, and nobody it could learn from",

@@ -121,10 +121,10 @@ def test_a_log_of_twenty_events_gives_the_decisions_one_would_make_by_hand(
     assert made == BY_HAND
 
 
-def test_what_is_left_of_two_equals_has_its_true_propensity(by_hand: tuple[Replayed, Path]) -> None:
+def test_what_is_greedy_before_anything_was_learned_is_certain(by_hand: tuple[Replayed, Path]) -> None:
     items = {d["trigger"]["event_id"]: d for d in lines(by_hand[1], "decisions")}
-    # No parameters were ever published: each of two is drawn first with 1/2, then one is left.
-    assert [item["propensity"] for item in items["e02"]["items"]] == [0.5, 1.0]
+    # No parameters were ever published: what is greedy then takes the order of the fallback.
+    assert [item["propensity"] for item in items["e02"]["items"]] == [1.0, 1.0]
     assert items["e02"]["model_version"] == "prior"
     assert [item["propensity"] for item in items["e16"]["items"]] == [1.0]
     assert (items["e07"]["learnable"], items["e07"]["level"]) == (False, 0)

@@ -172,6 +172,7 @@ def test_a_type_with_meaning_needs_its_fields(kind: str, field: str) -> None:
         "content_id": "c1",
         "consent": {"ads": True},
         "attributes": {"plan": "free"},
+        "preferences": {"level": 2},
         "anonymous_id": "a1",
         "user_id": "u1",
     }
