@@ -77,6 +77,9 @@ def ladder(
     quieten()
     out.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=as_json)
+    if not console.is_terminal:
+        # A file or a pipe has no width: an interval cut short would say something else.
+        console = Console(stderr=as_json, width=100)
     runs = len(size.seeds) * len(STEPS)
     with Progress(
         TextColumn("{task.description:>12}"),

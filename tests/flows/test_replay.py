@@ -121,7 +121,9 @@ def test_a_log_of_twenty_events_gives_the_decisions_one_would_make_by_hand(
     assert made == BY_HAND
 
 
-def test_what_is_greedy_before_anything_was_learned_is_certain(by_hand: tuple[Replayed, Path]) -> None:
+def test_what_is_greedy_before_anything_was_learned_is_certain(
+    by_hand: tuple[Replayed, Path],
+) -> None:
     items = {d["trigger"]["event_id"]: d for d in lines(by_hand[1], "decisions")}
     # No parameters were ever published: what is greedy then takes the order of the fallback.
     assert [item["propensity"] for item in items["e02"]["items"]] == [1.0, 1.0]
