@@ -17,6 +17,7 @@ from rich.text import Text
 from flows import lift_words as words
 from flows.lift_logs import HOLDOUT, LogError, Read, read_logs
 from operators.lift import Asked, Lift, MetricLift, Study, VariantLift
+from schemas.check_experiments import METRICS, OF_A_REWARD
 from schemas.policy import Policy
 from schemas.time import format_duration, parse_duration
 
@@ -59,7 +60,7 @@ def _duration(ctx: click.Context, param: click.Parameter, text: str) -> int:
 )
 @click.option(
     "--alpha",
-    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+    type=click.FloatRange(1e-6, 0.5, max_open=True),
     default=0.05,
     show_default=True,
     help="Chance of a false alarm, ever, per test and metric.",
@@ -84,7 +85,11 @@ def lift(
     Logs are those that replay writes and export exports (JSON Lines, plain or .gz). Intervals are
     anytime-valid: look as often as you like, stop when you like.
     """
+    if not math.isfinite(alpha):
+        raise click.UsageError("--alpha: expected a chance between 0.000001 and 0.5")
     declared = None if policy is None else _policy(policy)
+    if declared is not None:
+        _must_exist(metrics, declared)
     study = Study(horizon)
     read = read_logs(study, decisions=list(decisions), outcomes=list(outcomes), events=list(events))
     names = _tests(study, only)
@@ -105,6 +110,15 @@ def lift(
     console.print(Text(_closing(read, study)), soft_wrap=True)
     if html is not None:
         console.print(Text(f"page: {html}"), soft_wrap=True)
+
+
+def _must_exist(metrics: tuple[str, ...], policy: Policy) -> None:
+    for metric in metrics:
+        of, _, reward = metric.partition(".")
+        known = metric in METRICS or metric in policy.rewards
+        if not known and not (of in OF_A_REWARD and reward in policy.rewards):
+            told = ", ".join([*METRICS, *policy.rewards])
+            raise click.UsageError(f"--metric {metric}: expected one of {told}")
 
 
 def _policy(path: Path) -> Policy:

@@ -45,7 +45,10 @@ def fragment_of(
 ) -> Fragment | None:
     """The fragment that a decision is part of; None where the answer is one person's own."""
     policy = placement.policy
-    if not policy.shared or profile.hidden or profile.less:
+    # A variant may have made it personal, and a content's own caps may refuse one person.
+    personal = policy.level > 1 or policy.coherence is not None
+    own = profile.hidden or profile.less or (profile.shown and plan.contents.caps)
+    if not policy.shared or personal or own:
         return None
     span = max(1, policy.expires_after)
     until_ms = (now_ms // span + 1) * span

@@ -30,6 +30,8 @@ from schemas.policy import Policy
 from schemas.reads import reads
 
 _BY_EVENT: Final = "value"
+_MOST_WORTH: Final = 1e12
+"""A larger factor of a reward would end in scores that are not finite."""
 _MOST: Final = 1e12
 """What an event's own value counts at most: sums of larger ones would not stay finite."""
 
@@ -191,7 +193,7 @@ def factor(reward: Reward, content: Content) -> float:
     if reward.times is None or reward.times == _BY_EVENT:
         return 1.0
     number = number_of(content.attributes.get(reward.times.partition(".")[2]))
-    return 1.0 if number is None else number
+    return 1.0 if number is None else max(-_MOST_WORTH, min(_MOST_WORTH, number))
 
 
 def event_factor(reward: Reward, value: float | None) -> float:

@@ -171,7 +171,7 @@ def guide(
     factors: Scores | None = None
     for rule in applied:
         if rule.factor is not None and (own := rule.factor[left]).size and (own != 1.0).any():
-            factors = own if factors is None else factors * own
+            factors = own if factors is None else np.clip(factors * own, 1e-12, 1e12)
             names.add(rule.name)
     fixed, reasons = _placed(applied, left, min(slots, len(left)), names)
     names.update(rule.name for rule in applied if not rule.explore)

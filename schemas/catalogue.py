@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import AwareDatetime, Field, StrictBool, model_validator
 
 from schemas.conditions import Condition, Model
 from schemas.events import Identifier
@@ -52,9 +52,11 @@ class Content(Model):
     eligibility: Condition | None = None
     priority: float = Field(default=0.0, description="Editorial order of the fallback, high first.")
     caps: tuple[Cap, ...] = ()
-    margin: float | None = Field(default=None, description="What a reward on it is worth.")
+    margin: Annotated[float, Field(ge=-1e12, le=1e12)] | None = Field(
+        default=None, description="What a reward on it is worth."
+    )
     stock: int | None = Field(default=None, description="0 or less: not eligible.")
-    sensitive: bool = Field(
+    sensitive: StrictBool = Field(
         default=False, description="Never a source of signals, features or reasons."
     )
 

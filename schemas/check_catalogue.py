@@ -331,12 +331,16 @@ def _sensitive_tags(document: Document, listed: Sequence[Listed]) -> Iterator[Mi
             )
 
 
+def _folded(tag: str) -> str:
+    return tag.strip().casefold().replace(" ", "_").replace("-", "_")
+
+
 def _refused_tags(document: Document, listed: Iterable[Listed]) -> Iterator[Mistake]:
     whole = mapping(document.value)
-    refused = {tag for _, tag in texts(whole.get("refused_tags", list(REFUSED_TAGS)))}
+    refused = {_folded(tag) for _, tag in texts(whole.get("refused_tags", list(REFUSED_TAGS)))}
     for item in listed:
         for at, tag in texts(mapping(item.document.value).get("tags")):
-            if tag in refused:
+            if _folded(tag) in refused:
                 expected = (
                     "a content that may be shown: the policy refuses this tag (refused_tags), for "
                     "what presses or shames people is not theirs to choose"

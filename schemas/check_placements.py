@@ -48,6 +48,8 @@ _ASKED: Final = (
     *("local_time", "weekday"),
 )
 """What conditions ask of, segments aside."""
+_SHARDS: Final = 64
+"""Unless NEXTBEST_SHARDS says otherwise."""
 _PERSONAL: Final = ("rewards", "features", "model", "exploration", "needs", "coherence")
 """What only a placement that is personalised has."""
 
@@ -298,6 +300,13 @@ def _caps(document: Document, path: Path, placement: Mapping[str, Any]) -> Itera
         if cap.get("hard") is True and over == "profile":
             expected = "over: everybody, too: the cap of one profile is never exceeded anyway"
             yield document.unexpected((*here, "hard"), True, expected=expected)
+        elif cap.get("hard") is True and isinstance(most := cap.get("max"), int) and most < _SHARDS:
+            yield document.mistake(
+                (*here, "max"),
+                found=f"{most} for everybody, divided among {_SHARDS} shards",
+                expected=f"{_SHARDS} and more: below that most shards never show it",
+                severity="warning",
+            )
 
 
 def _needs(

@@ -51,7 +51,7 @@ class Changes(Model):
 class Variant(Model):
     """One arm of a test."""
 
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     changes: Changes = Field(default_factory=Changes)
 
 
@@ -113,13 +113,15 @@ class Experiments(Model):
         for i, (name, (begin, end)) in enumerate(placed):
             test = self.tests[name]
             if end > 1.0 + _ROUNDING:
-                raise ValueError(f"the tests of layer {test.layer} ask for more than all profiles")
+                raise ValueError(
+                    f"parts of layer {test.layer} that add up to 1 at most: its tests ask for more"
+                )
             for other, (first, last) in placed[:i]:
                 apart = last <= begin + _ROUNDING or end <= first + _ROUNDING
                 if not apart and _meet(test, self.tests[other]):
                     raise ValueError(
-                        f"{name} and {other} share profiles of layer {test.layer}: their parts "
-                        "overlap, and so do their times"
+                        f"parts of layer {test.layer} that do not overlap: {name} and {other} "
+                        "share profiles, and times"
                     )
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, StrictBool, field_validator
 
 from schemas.catalogue import Language
 from schemas.conditions import Model
@@ -41,7 +41,7 @@ class Feedback(Model):
     """How explicit feedback is honoured; do-not-show needs no setting."""
 
     less_like_this: LessLikeThis = Field(default_factory=LessLikeThis)
-    dislike: bool = Field(default=True, description="A dislike counts as less_like_this too.")
+    dislike: StrictBool = Field(default=True, description="A dislike counts as less_like_this too.")
 
 
 class Reasons(Model):

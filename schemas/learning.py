@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, StrictBool, field_validator
 
 from schemas.conditions import EventTypes, Filter, Model
 from schemas.time import Duration
@@ -21,7 +21,9 @@ class Reward(Model):
         default_factory=dict,
         description="Only events with these fields count: a dwell of 30 s and more, one channel.",
     )
-    value: float = Field(description="What one is worth; negative for a dislike or a skip.")
+    value: Annotated[float, Field(ge=-1e12, le=1e12)] = Field(
+        description="What one is worth; negative for a dislike or a skip."
+    )
     times: Annotated[str, Field(pattern=r"^(margin|value|attributes\.[A-Za-z0-9_]+)$")] | None = (
         Field(
             default=None,
@@ -62,7 +64,7 @@ class Features(Model):
     top: Annotated[int, Field(ge=0, le=20)] = Field(
         default=3, description="How many of an affinity's strongest values are features."
     )
-    match: bool = Field(
+    match: StrictBool = Field(
         default=True,
         description="One feature more where a content has what an affinity of the profile names: "
         "a liking holds for contents never shown.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StrictBool, field_validator, model_validator
 
 from schemas.catalogue import Cap
 from schemas.conditions import Condition, EventTypes, Model
@@ -25,7 +25,7 @@ class Candidates(Model):
     source: Literal["catalogue", "request"] = Field(alias="from", default="catalogue")
     types: tuple[str, ...] | None = None
     tags: tuple[str, ...] | None = Field(default=None, description="Any of these tags.")
-    sensitive: bool = Field(
+    sensitive: StrictBool = Field(
         default=True, description="false: contents marked sensitive are never candidates."
     )
 
@@ -40,11 +40,11 @@ class Fallback(Model):
         default_factory=dict,
         description="Contents of the first of these segments that the profile is in.",
     )
-    popular: bool = Field(
+    popular: StrictBool = Field(
         default=False, description="Then the contents with the highest reward per impression."
     )
     contents: tuple[Identifier, ...] = ()
-    none: bool = Field(
+    none: StrictBool = Field(
         default=False, description="Show nothing instead: a message that is not worth sending."
     )
 
@@ -63,7 +63,7 @@ class PlacementCap(Cap):
         description="everybody: one count for all profiles (per content or tag), soft by what is "
         "shown between two counts.",
     )
-    hard: bool = Field(
+    hard: StrictBool = Field(
         default=False,
         description="With everybody: never above max; each shard has its share of it.",
     )
@@ -136,7 +136,7 @@ class Placement(Model):
         description="0 none, 1 segmented, 2 behavioural, 3 contextual, 4 predictive, 5 one-to-one. "
         "What the model may see grows with the level; 0 shows the fallback.",
     )
-    never_personalised: bool = Field(
+    never_personalised: StrictBool = Field(
         default=False,
         description="Legal notices, critical navigation: level 0, no rules, no experiments.",
     )
@@ -159,7 +159,7 @@ class Placement(Model):
     coherence: Coherence | None = None
     needs: Needs = Field(default_factory=Needs)
     fallback: Fallback = Field(default_factory=Fallback)
-    shared: bool = Field(
+    shared: StrictBool = Field(
         default=False,
         description="The answer is the same for everybody in the same segments until it expires: "
         "a fragment that a cache may keep. Level 0 or 1 only.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import AwareDatetime, Field, StrictBool, model_validator
 
 from schemas.conditions import Condition, Model
 from schemas.events import Identifier
@@ -68,7 +68,7 @@ class Rule(Model):
     exclude: Select | None = Field(default=None, description="Not these candidates.")
     boost: Weigh | None = Field(default=None, description="Their score times `by` (above 1).")
     bury: Weigh | None = Field(default=None, description="Their score divided by `by`.")
-    explore: bool = Field(
+    explore: StrictBool = Field(
         default=True, description="false: the best is shown; nobody is experimented on."
     )
     reason: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)] | None = Field(

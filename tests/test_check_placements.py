@@ -40,7 +40,7 @@ placements:
       - {max: 1, within: 1d, per: channel}  #! placements.home.caps.0.per
       - {max: 1, within: 1d, per: placement, over: everybody}  #! placements.home.caps.1.over
       - {max: 1, within: 1d, hard: true}  #! placements.home.caps.2.hard
-      - {max: 1, within: 1d, per: tag, over: everybody, hard: true}
+      - {max: 100, within: 1d, per: tag, over: everybody, hard: true}
       - {max: 1, within: 0s}  #! placements.home.caps.4.within
   mail:
     channel: email
