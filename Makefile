@@ -17,6 +17,9 @@ VERSION_OF := import sys; print("%d.%d.%d" % sys.version_info[:3])
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url
 
+# Many tests start processes of their own: without bytecode each of them compiles everything anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo ladder test lint format unit fetch servers bench lock clean
 
 help: ## list the targets
