@@ -104,11 +104,6 @@ def value(measure: Measure, interval: Interval) -> str:
     return _number(measure, interval.value)
 
 
-def value_between(measure: Measure, interval: Interval) -> str:
-    """The ends of the interval of a measure's own value."""
-    return f"{_number(measure, interval.low)} to {_number(measure, interval.high)}"
-
-
 def _number(measure: Measure, number: float) -> str:
     return percent(number, 2) if measure.name in ("ctr", "conversion") else amount(number, 3)
 

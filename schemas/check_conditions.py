@@ -342,3 +342,17 @@ def mentioned_segments(value: object, path: Path) -> Iterator[tuple[Path, str]]:
         yield from mentioned_segments(condition[kind], (*path, kind))
     elif kind in ("segment", "intent") and isinstance(condition[kind], str):
         yield (*path, kind), condition[kind] if kind == "segment" else INTENT + condition[kind]
+
+
+def changeable_placements(
+    document: Document, declared: Declared, path: Path, names: object, *, wanted: str
+) -> Iterator[Mistake]:
+    """Mistakes of a list of placements (of a rule, of a test) that are to be changed."""
+    for at, name in texts(names):
+        here = (*path, "placements", *at)
+        if name not in declared.placements:
+            expected = f"a declared placement: {one_of(declared.placements, guess=name)}"
+            yield document.unexpected(here, name, expected=expected)
+        elif mapping(declared.placements[name]).get("never_personalised") is True:
+            expected = f"{wanted}: this one is never personalised"
+            yield document.unexpected(here, name, expected=expected)

@@ -10,7 +10,14 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any, Final
 
-from schemas.check_conditions import Declared, check_condition, mapping, sensitive_use, texts
+from schemas.check_conditions import (
+    Declared,
+    changeable_placements,
+    check_condition,
+    mapping,
+    sensitive_use,
+    texts,
+)
 from schemas.documents import Document, Path
 from schemas.experiments import Changes, Promotion
 from schemas.mistakes import Mistake, one_of
@@ -32,7 +39,9 @@ def check_experiments(document: Document, declared: Declared) -> Iterator[Mistak
         if name == _HOLDOUT:
             expected = "another name: records call the holdout so"
             yield document.unexpected(path, name, expected=expected)
-        yield from _placements(document, declared, path, test)
+        yield from changeable_placements(
+            document, declared, path, test.get("placements"), wanted="a placement that may change"
+        )
         yield from check_condition(
             document, declared, (*path, "when"), test.get("when"), of_segment=False
         )
@@ -43,19 +52,6 @@ def check_experiments(document: Document, declared: Declared) -> Iterator[Mistak
             here = (*path, "variants", variant, "changes")
             yield from _changes(document, declared, here, changes, rules)
     yield from _crossings(document, declared, tests)
-
-
-def _placements(
-    document: Document, declared: Declared, path: Path, test: Mapping[str, Any]
-) -> Iterator[Mistake]:
-    for at, name in texts(test.get("placements")):
-        here = (*path, "placements", *at)
-        if name not in declared.placements:
-            expected = f"a declared placement: {one_of(declared.placements, guess=name)}"
-            yield document.unexpected(here, name, expected=expected)
-        elif mapping(declared.placements[name]).get("never_personalised") is True:
-            expected = "a placement that may change: this one is never personalised"
-            yield document.unexpected(here, name, expected=expected)
 
 
 def _metrics(

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from schemas.check_conditions import (
     Declared,
+    changeable_placements,
     check_condition,
     mapping,
     sensitive_use,
@@ -64,14 +65,9 @@ def _of_rule(declared: Declared, rule: Mapping[str, Any]) -> dict[str, Mapping[s
 def _placements(
     document: Document, declared: Declared, path: Path, rule: Mapping[str, Any]
 ) -> Iterator[Mistake]:
-    for at, name in texts(rule.get("placements")):
-        here = (*path, "placements", *at)
-        if name not in declared.placements:
-            expected = f"a declared placement: {one_of(declared.placements, guess=name)}"
-            yield document.unexpected(here, name, expected=expected)
-        elif mapping(declared.placements[name]).get("never_personalised") is True:
-            expected = "a placement that rules may change: this one is never personalised"
-            yield document.unexpected(here, name, expected=expected)
+    yield from changeable_placements(
+        document, declared, path, rule.get("placements"), wanted="a placement that rules may change"
+    )
     shared = [name for name, of in _of_rule(declared, rule).items() if is_shared(of)]
     asked = personal_reads(rule.get("when"))
     if shared and asked:
